@@ -1,0 +1,35 @@
+# `make mnist` and `make test` set up what they need on a fresh machine: the environment .venv beside this file,
+# installed once and again only when pyproject.toml changes.
+
+PYTHON ?= python3
+ARGS ?=
+TEST_ARGS ?=
+
+PY := .venv/bin/python
+
+.PHONY: help mnist test clean
+
+help:
+	@echo 'make mnist                train on MNIST          (options: make mnist ARGS="--help")'
+	@echo 'make test                 ruff, mypy and pytest   (options: make test TEST_ARGS="-k adam")'
+	@echo 'make clean                remove .venv and caches'
+	@echo 'make PYTHON=python3.12 …  make .venv with this Python (default: python3)'
+
+mnist: .venv/.installed
+	@$(PY) benchmarks/mnist.py $(ARGS)
+
+test: .venv/.installed
+	@$(PY) -m ruff check
+	@$(PY) -m mypy
+	@$(PY) -m pytest $(TEST_ARGS)
+
+# The stamp is written last, so an interrupted installation is taken up again by the next call.
+.venv/.installed: pyproject.toml
+	@echo 'Installing torch_lecture_ops and its tools into .venv (once; downloads PyTorch if needed)'
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The formulas of deep-learning lecture notes as first-class PyTorch operations."""
