@@ -1,0 +1,27 @@
+"""Formulas and the engines that run them.
+
+A formula is a pure Python function of its arguments, written as on the slide: + - * / **, comparisons and the
+functions of this module. `CLaunch`, `foreach` and `loop` execute it; none of them knows any formula.
+"""
+
+from .c_compiler import EngineUnavailable as EngineUnavailable
+from .c_engine import CLaunch as CLaunch
+from .c_engine import kernel as kernel
+from .foreach import TensorList as TensorList
+from .foreach import foreach as foreach
+from .loop import loop as loop
+from .math import FormulaError as FormulaError
+from .math import abs as abs
+from .math import exp as exp
+from .math import expm1 as expm1
+from .math import log as log
+from .math import log1p as log1p
+from .math import maximum as maximum
+from .math import minimum as minimum
+from .math import sqrt as sqrt
+from .math import tanh as tanh
+from .math import where as where
+from .trace import Formula as Formula
+from .trace import Kind as Kind
+from .trace import Program as Program
+from .trace import trace as trace

@@ -1,0 +1,118 @@
+"""Turn C text into a loaded library, once a machine: compiled by the system's compiler, kept in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+# No -ffast-math: NaN, infinities and signed zeros stay. Without errno and traps loops vectorize; without contraction
+# (a * b + c in one rounding) every compiler and CPU gives the bits that torch's separate operations give.
+FLAGS = (
+    *("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"),
+)
+TIMEOUT_SECONDS = 120
+
+
+class EngineUnavailable(RuntimeError):
+    """An engine cannot run here; the text says what is missing."""
+
+
+def load(source: str) -> ctypes.CDLL:
+    """The library compiled from this C text, from the cache if it is there and whole.
+
+    The cache is $XDG_CACHE_HOME/torch_lecture_ops, else ~/.cache/torch_lecture_ops: one file for each text, compiler,
+    set of flags and CPU. A file ends with the digest of its contents; a damaged one is built again. Files come into
+    being by renaming, so any number of processes may start at once.
+
+    Raises:
+        EngineUnavailable: no Linux on x86-64, no compiler, a compiler that fails, a cache folder that cannot be
+            written or that others can write to.
+    """
+    compiler = _compiler()
+    folder = _cache_folder()
+    key = "\0".join([source, *compiler, _identity(compiler), *FLAGS, _cpu()])
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
+    try:
+        if not _is_whole(path):
+            _build(source, compiler, path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineUnavailable(f"the cache folder {folder} cannot be used: {error}") from error
+
+
+def _build(source: str, compiler: tuple[str, ...], path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
+        text, library = Path(scratch, "kernel.c"), Path(scratch, "kernel.so")
+        text.write_text(source)
+        command = [*compiler, *FLAGS, "-o", str(library), str(text), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EngineUnavailable(f"the C compiler {compiler[0]!r} cannot be run: {error}") from error
+        if done.returncode != 0 or not library.exists():
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise EngineUnavailable(f"the C compiler {compiler[0]!r} failed (exit {done.returncode}): {lines[0]}")
+        with library.open("ab") as file:  # the loader ignores what follows the sections
+            file.write(hashlib.sha256(library.read_bytes()).digest())
+        library.replace(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
+@cache
+def _compiler() -> tuple[str, ...]:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise EngineUnavailable(f"compiled kernels need Linux on x86-64, this is {sys.platform} {platform.machine()}")
+    command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    program = shutil.which(command[0])
+    if program is None:
+        raise EngineUnavailable(f"no C compiler: {command[0]!r} not found; install one or set CC")
+    return (program, *command[1:])
+
+
+def _identity(compiler: tuple[str, ...]) -> str:
+    """Changes when the compiler does: asking it for its version would cost a process at every start."""
+    program = Path(compiler[0]).resolve()
+    status = program.stat()
+    return f"{program} {status.st_size} {status.st_mtime_ns}"
+
+
+@cache
+def _cpu() -> str:
+    """Model and features of the CPU, since -march=native compiles for them (a home may be shared by many machines)."""
+    with open("/proc/cpuinfo") as file:
+        lines = [line for line in iter(file.readline, "\n") if line.startswith(("model name", "flags"))]
+    return "".join(lines)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "torch_lecture_ops"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        raise EngineUnavailable(f"no cache folder for compiled kernels: {error}; set XDG_CACHE_HOME") from error
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EngineUnavailable(
+            f"the cache folder {folder} can be written by others, who could plant code in it; "
+            "make it yours alone (chmod 700) or set XDG_CACHE_HOME"
+        )
+    return folder

@@ -1,0 +1,191 @@
+"""The C engine: one call for all items of a list of CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate, chain
+from operator import is_
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from .c_compiler import EngineUnavailable, load
+from .c_source import MEMORY, c_source
+from .trace import Formula, trace
+
+GRAIN = 32768  # elements below which a second thread costs more than it brings
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True  # OpenMP's threads stayed in the parent: a parallel region here would wait for them forever
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Kernel:
+    """A formula compiled for columns of certain dtypes. Knows addresses, no tensors."""
+
+    def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
+        self._run = load(c_source(trace(formula), dtypes)).run
+        self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
+
+    def __call__(self, starts: array[int], addresses: array[int], hypers: Sequence[float]) -> None:
+        """Run over the items, whose elements are starts[i]..starts[i + 1]; `addresses` goes column by column."""
+        elements = starts[-1]
+        threads = 1 if elements < GRAIN or _forked else torch.get_num_threads()
+        numbers = array("d", hypers)
+        failed = self._run(
+            len(starts) - 1,
+            starts.buffer_info()[0],
+            addresses.buffer_info()[0],
+            numbers.buffer_info()[0],
+            threads,
+        )
+        if failed:
+            raise MemoryError("no memory for the table of a kernel")
+
+
+@cache
+def _kernel_or_reason(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel | EngineUnavailable:
+    try:
+        return Kernel(formula, dtypes)
+    except EngineUnavailable as reason:
+        return reason
+
+
+def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:
+    """The kernel of a formula, built once a process; what failed once raises the same EngineUnavailable again."""
+    found = _kernel_or_reason(formula, dtypes)
+    if isinstance(found, EngineUnavailable):
+        raise EngineUnavailable(*found.args)
+    return found
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Its memory holds every element once, in whatever order: a loop over the memory is a loop over the elements."""
+    return tensor.is_contiguous() or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+
+
+class CLaunch:
+    """Runs a formula over lists of tensors, again and again, and does not examine twice what it has seen.
+
+    Seen are the same tensor objects at the same addresses. A tensor that is not dense, or lies otherwise than the
+    first one of its item, goes through a dense copy. Fresh tensors (gradients) are examined each time, and none of
+    them is kept alive.
+
+    Arguments:
+        formula: what to compute. Its first column is an array: it gives each item its shape.
+        fresh: the columns that hold other tensors at every call; no result may be stored there.
+    """
+
+    def __init__(self, formula: Formula, fresh: Sequence[int] = ()) -> None:
+        self._formula, self._fresh = formula, tuple(fresh)
+        self._count = 0  # of items; 0: not bound
+
+    def __call__(self, columns: Sequence[list[Tensor]], hypers: Sequence[float]) -> None:
+        """Store the results of the formula in the columns that it names.
+
+        Raises:
+            EngineUnavailable: a tensor is not a float tensor of the CPU, or there is no compiler.
+            ValueError: the tensors of an item differ in their number of elements.
+        """
+        if not self._is_bound(columns):
+            self._bind(columns)
+        table, copies = self._table, self._copies(columns, self._odd)
+        for number in self._fresh:
+            table[number * self._count : (number + 1) * self._count] = _addresses(columns[number])
+            if not self._lies_well(number, columns[number]):
+                copies |= self._copies(columns, {number: self._misfits(number, columns[number])})
+        if copies:
+            table = table[:]
+            for (number, item), copy in copies.items():
+                table[number * self._count + item] = copy.data_ptr()
+        self._kernel(self._starts, table, hypers)
+        increment_version(self._written)  # the kernel wrote behind autograd's back
+        for (number, item), copy in copies.items():
+            if number in self._formula.stores:
+                columns[number][item].copy_(copy)
+
+    def _is_bound(self, columns: Sequence[list[Tensor]]) -> bool:
+        if len(columns[0]) != self._count:
+            return False
+        for number, seen, addresses in self._seen:
+            column = columns[number]
+            if _addresses(column) != addresses or not all(map(is_, column, seen)):
+                return False
+        strides, numels = list(map(Tensor.stride, columns[0])), list(map(Tensor.numel, columns[0]))
+        return strides == self._first_strides and numels == self._numels
+
+    def _bind(self, columns: Sequence[list[Tensor]]) -> None:
+        self._count = 0  # stays so if something raises here
+        arrays = [number for number, kind in enumerate(self._formula.columns) if kind == "array"]
+        self._dtypes = tuple(column[0].dtype for column in columns)
+        for number, column in enumerate(columns):
+            allowed = MEMORY if number in arrays else (torch.float32, torch.float64)
+            for tensor in column:
+                if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.dtype not in allowed:
+                    raise EngineUnavailable(
+                        "the C engine computes on strided float tensors of the CPU, got "
+                        f"{tensor.dtype}, {tensor.layout}, device {tensor.device}"
+                    )
+                if tensor.dtype != self._dtypes[number]:
+                    raise EngineUnavailable(
+                        f"the C engine takes one dtype a column, got {self._dtypes[number]} and {tensor.dtype}"
+                    )
+        self._kernel = kernel(self._formula, self._dtypes)
+        firsts = columns[0]
+        self._first_strides = list(map(Tensor.stride, firsts))
+        self._strides = [(t if is_dense(t) else torch.empty_like(t, device="meta")).stride() for t in firsts]
+        self._numels = list(map(Tensor.numel, firsts))
+        self._starts = array("q", accumulate(self._numels, initial=0))
+        stable = [number for number in range(len(columns)) if number not in self._fresh]
+        self._odd = {number: self._misfits(number, columns[number]) for number in stable if number in arrays}
+        self._seen = [(number, list(columns[number]), _addresses(columns[number])) for number in stable]
+        self._written = [tensor for number, seen, _ in self._seen if number in self._formula.stores for tensor in seen]
+        self._table = array("Q", chain.from_iterable(map(_addresses, columns)))
+        self._count = len(firsts)
+
+    def _lies_well(self, number: int, column: list[Tensor]) -> bool:
+        """No tensor of this column is a misfit: what is nearly always so, found out fast."""
+        return (
+            list(map(Tensor.stride, column)) == self._strides
+            and list(map(Tensor.numel, column)) == self._numels
+            and {tensor.dtype for tensor in column} == {self._dtypes[number]}
+            and {tensor.is_cpu for tensor in column} == {True}
+        )
+
+    def _misfits(self, number: int, column: list[Tensor]) -> list[int]:
+        """The items whose tensor in this column lies otherwise than their first one would if it were dense."""
+        misfits = []
+        for item, tensor in enumerate(column):
+            if tensor.numel() != self._numels[item]:
+                raise ValueError(
+                    f"{self._formula.name}: a tensor of shape {tuple(tensor.shape)} cannot go with one of "
+                    f"{self._numels[item]} elements"
+                )
+            if tensor.stride() != self._strides[item] or tensor.dtype is not self._dtypes[number] or not tensor.is_cpu:
+                misfits.append(item)
+        return misfits
+
+    def _copies(self, columns: Sequence[list[Tensor]], misfits: dict[int, list[int]]) -> dict[tuple[int, int], Tensor]:
+        """Dense copies of misfits, by column and item."""
+        return {
+            (number, item): torch.empty_strided(
+                columns[0][item].shape, self._strides[item], dtype=self._dtypes[number]
+            ).copy_(columns[number][item])
+            for number, items in misfits.items()
+            for item in items
+        }
+
+
+def _addresses(column: list[Tensor]) -> array[int]:
+    return array("Q", list(map(Tensor.data_ptr, column)))

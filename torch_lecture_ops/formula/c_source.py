@@ -1,0 +1,176 @@
+"""Write a program as C: one loop, all reads, the arithmetic in registers, all writes."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import torch
+
+from .math import FormulaError
+from .trace import Node, Program
+
+# How a dtype lies in memory: C type, load and store. Half types are computed with in float.
+MEMORY = {
+    torch.float32: ("float", "{}", "{}"),
+    torch.float64: ("double", "{}", "{}"),
+    torch.float16: ("uint16_t", "load_float16({})", "store_float16({})"),
+    torch.bfloat16: ("uint16_t", "load_bfloat16({})", "store_bfloat16({})"),
+}
+
+_OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_OPERATORS |= {"eq": "==", "ne": "!="}
+_TEMPLATES = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERATORS.items()} | {
+    "neg": "-{0}",
+    "where": "{0} ? {1} : {2}",
+    "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
+    "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
+}
+_DOUBLE = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
+_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
+_FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh")}
+_FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
+
+_RUN = """
+// Items i = 0..count-1; column k of item i begins at columns[k * count + i], its elements are start[i]..start[i+1]
+// of the flat numbering. Threads divide the flat numbering evenly, whatever the sizes of the items.
+static void part(int64_t count, const int64_t *start, void *const *columns, const double *table, int64_t k, int64_t n) {
+    int64_t total = start[count];
+    int64_t from = (total * k / n) & ~63LL, to = k + 1 == n ? total : (total * (k + 1) / n) & ~63LL;
+    int64_t i = 0, above = count;  // the last item that begins at or before `from`
+    while (above - i > 1) {
+        int64_t middle = (i + above) / 2;
+        if (start[middle] <= from) i = middle; else above = middle;
+    }
+    for (; i < count && start[i] < to; i++)
+        elements(columns + i, count, table + i * ROW, from > start[i] ? from - start[i] : 0,
+                 (to < start[i + 1] ? to : start[i + 1]) - start[i]);
+}
+
+int run(int64_t count, const int64_t *start, void *const *columns, const double *hyper, int threads) {
+    double small[SMALL], *table = small;
+    if (count * ROW > SMALL && !(table = malloc(count * ROW * sizeof(double)))) return 1;
+    for (int64_t i = 0; i < count; i++) uniforms(columns + i, count, hyper, table + i * ROW, i);
+    if (threads <= 1) part(count, start, columns, table, 0, 1);
+    else {
+        #pragma omp parallel num_threads(threads)
+        part(count, start, columns, table, omp_get_thread_num(), omp_get_num_threads());
+    }
+    if (table != small) free(table);
+    return 0;
+}
+"""
+
+
+@cache
+def _prelude() -> str:
+    return files(__package__).joinpath("c_math.h").read_text()
+
+
+def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:
+    """The C text of a program for columns of these dtypes. Computes in double if a column is double, else in float."""
+    return _Writer(program, dtypes).source()
+
+
+class _Writer:
+    def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:
+        self.program, self.dtypes = program, dtypes
+        self.formula, self.nodes = program.formula, program.nodes
+        arrays = [dtype for column, dtype in enumerate(dtypes) if self.formula.kind(column) == "array"]
+        self.real = "double" if torch.float64 in arrays else "float"
+        self.table: list[str] = []  # what `uniforms` hands to `elements`, as expressions of the former
+
+    def source(self) -> str:
+        elements, uniforms = self._elements(), self._uniforms()  # both add to the table
+        sizes = f"enum {{ ROW = {max(len(self.table), 1)}, SMALL = 64 }};\n"
+        return "\n".join([_prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN])
+
+    def _uniforms(self) -> str:
+        """Once an item, in double: what is the same for all its elements, as a row of the table.
+
+        The scalars of an item are read first and stored last, so that a result may overwrite its own argument. Items
+        with the same scalars as the item before (most often all: the step t) copy its row.
+        """
+        loads, stores, same = [], [], ["i"]
+        for column, kind in enumerate(self.formula.columns):
+            if kind == "scalar":
+                loads.append(f"const double s{column} = {self._scalar(column)};")
+                same.append(f"(u - ROW)[{self._place(f's{column}')}] == s{column}")
+        for column, result in zip(self.formula.stores, self.program.results, strict=True):
+            if self.formula.kind(column) == "scalar":
+                stores.append(f"{self._scalar(column)} = u[{self._place(f'n{result}')}];")
+        lines = [f"if ({' && '.join(same)}) memcpy(u, u - ROW, ROW * sizeof(double));", "else {"]
+        for number, node in enumerate(self.nodes):
+            if node.uniform:
+                lines.append(f"    const double n{number} = {self._uniform(node)};")
+        lines += [f"    u[{place}] = {expression};" for place, expression in enumerate(self.table)]
+        head = "static void uniforms(void *const *column, int64_t count, const double *hyper, double *u, int64_t i) {"
+        return _function(head, [*loads, *lines, "}", *stores])
+
+    def _scalar(self, column: int) -> str:
+        return f"*({MEMORY[self.dtypes[column]][0]} *)column[{column} * count]"
+
+    def _elements(self) -> str:
+        loads, lines, stores = [], [], []
+        used = set(self.formula.stores)
+        for number, node in enumerate(self.nodes):
+            if node.operation == "array":
+                used.add(node.operands[0])
+            if not node.uniform:
+                lines.append(f"const {self._c_type(node)} n{number} = {self._elementwise(node)};")
+        arrays = [column for column in sorted(used) if self.formula.kind(column) == "array"]
+        for column in arrays:
+            c_type = MEMORY[self.dtypes[column]][0]
+            loads.append(f"{c_type} *restrict c{column} = ({c_type} *)column[{column} * count];")
+        for column, result in zip(self.formula.stores, self.program.results, strict=True):
+            if self.formula.kind(column) == "array":
+                stores.append(f"c{column}[j] = {MEMORY[self.dtypes[column]][2].format(self._operand(result))};")
+        loads += [f"const {self.real} u{place} = ({self.real})u[{place}];" for place in range(len(self.table))]
+        head = "static void elements(void *const *column, int64_t count, const double *u, int64_t from, int64_t to) {"
+        loop = ["for (int64_t j = from; j < to; j++) {", *("    " + line for line in lines + stores), "}"]
+        return _function(head, loads + loop)
+
+    def _uniform(self, node: Node) -> str:
+        kind, operands = node.operation, node.operands
+        if kind == "scalar":
+            return f"s{operands[0]}"
+        if kind == "hyper":
+            return f"hyper[{operands[0]}]"
+        if kind == "number":
+            return _literal(operands[0])
+        return self._template(_DOUBLE, kind).format(*(f"n{operand}" for operand in operands))
+
+    def _elementwise(self, node: Node) -> str:
+        kind, operands = node.operation, node.operands
+        if kind == "array":
+            return MEMORY[self.dtypes[operands[0]]][1].format(f"c{operands[0]}[j]")
+        if kind == "div" and self.nodes[operands[1]].uniform:  # one division an item, not one an element
+            return f"{self._operand(operands[0])} * u{self._place(f'1.0 / n{operands[1]}')}"
+        if kind == "pow" and self.nodes[operands[1]] == Node("number", ((2.0).hex(),), True):
+            kind, operands = "mul", (operands[0], operands[0])
+        templates = _DOUBLE if self.real == "double" else _FLOAT
+        return self._template(templates, kind).format(*map(self._operand, operands))
+
+    def _template(self, templates: dict[str, str], operation: str) -> str:
+        if operation not in templates:
+            raise FormulaError(f"{self.formula.name}: the C engine does not know {operation!r}")
+        return templates[operation]
+
+    def _operand(self, number: int) -> str:
+        return f"u{self._place(f'n{number}')}" if self.nodes[number].uniform else f"n{number}"
+
+    def _place(self, expression: str) -> int:
+        if expression not in self.table:
+            self.table.append(expression)
+        return self.table.index(expression)
+
+    def _c_type(self, node: Node) -> str:
+        return "int" if node.operation in ("lt", "le", "gt", "ge", "eq", "ne") else self.real
+
+
+def _literal(number: str) -> str:
+    return {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}.get(number, number)
+
+
+def _function(head: str, lines: list[str]) -> str:
+    return "\n".join([head, *("    " + line for line in lines), "}\n"])

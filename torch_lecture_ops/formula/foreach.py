@@ -1,0 +1,87 @@
+"""The foreach engine: the formula once, on lists of tensors, whose operators are torch._foreach_*."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .loop import operand, store
+from .math import Operand
+from .trace import Formula
+
+
+def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
+    """Store the results of the formula in the columns that it names; items with the same scalars go together."""
+    items = [tuple(map(operand, item, formula.columns)) for item in zip(*columns, strict=True)]
+    together: dict[Any, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        together[tuple(value for value in item if not isinstance(value, Tensor))].append(number)
+    for numbers in together.values():
+        operands = map(_list_or_number, zip(*(items[number] for number in numbers), strict=True))
+        results = formula(tuple(operands), tuple(hypers))
+        for column, result in zip(formula.stores, results, strict=True):
+            targets = [columns[column][number] for number in numbers]
+            if isinstance(result, TensorList):
+                torch._foreach_copy_(targets, result.tensors)
+            else:
+                for target in targets:
+                    store(target, result)
+
+
+def _list_or_number(values: Sequence[Any]) -> Any:
+    return TensorList(list(values)) if isinstance(values[0], Tensor) else values[0]
+
+
+class TensorList(Operand):
+    """A list of tensors that computes like one tensor, all elements of all tensors at once."""
+
+    __slots__ = ("tensors",)
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+
+    def apply(self, operation: str, *operands: Any) -> TensorList:
+        lists = [value.tensors if isinstance(value, TensorList) else value for value in operands]
+        return TensorList(list(_OPERATIONS[operation](*lists)))
+
+    def __repr__(self) -> str:
+        return f"TensorList({self.tensors})"
+
+
+def _each(function: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """An operation without a foreach kernel, tensor by tensor."""
+
+    def apply(*operands: Any) -> list[Any]:
+        length = next(len(value) for value in operands if isinstance(value, list))
+        columns = [value if isinstance(value, list) else [value] * length for value in operands]
+        return list(map(function, *columns))
+
+    return apply
+
+
+def _commutative(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda a, b: kernel(a, b) if isinstance(a, list) else kernel(b, a)
+
+
+def _left(kernel: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel takes a list on the left only."""
+    return lambda a, b: kernel(a, b) if isinstance(a, list) else _each(function)(a, b)
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(torch, f"_foreach_{name}")
+    for name in ("abs", "exp", "expm1", "log", "log1p", "neg", "pow", "sqrt", "tanh")
+}
+_OPERATIONS |= {
+    "add": _commutative(torch._foreach_add),
+    "mul": _commutative(torch._foreach_mul),
+    "sub": _left(torch._foreach_sub, lambda a, b: a - b),
+    "div": _left(torch._foreach_div, lambda a, b: a / b),
+    "maximum": _commutative(torch._foreach_maximum),
+    "minimum": _commutative(torch._foreach_minimum),
+}
+_OPERATIONS |= {name: _each(getattr(torch, name)) for name in ("lt", "le", "gt", "ge", "eq", "ne", "where")}

@@ -1,0 +1,40 @@
+"""The loop engine: the formula as it stands, item by item, on torch's operators. The reference; differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .trace import Formula, Kind
+
+
+def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
+    """Store the results of the formula in the columns that it names."""
+    for item in zip(*columns, strict=True):
+        operands = tuple(map(operand, item, formula.columns))
+        results = formula(operands, tuple(hypers))
+        for column, result in zip(formula.stores, results, strict=True):
+            store(item[column], result)
+
+
+def operand(tensor: Tensor, kind: Kind) -> Any:
+    """What a formula computes with: float32 for half types; for a scalar its value, in double precision.
+
+    A scalar on an accelerator, or seen by a compiler, stays a tensor: reading it would wait for the device.
+    """
+    if kind == "scalar":
+        if tensor.is_cpu and not torch.compiler.is_compiling() and not tensor.requires_grad:
+            return tensor.item()
+        return tensor.double()
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def store(tensor: Tensor, result: Any) -> None:
+    """Write a result, a tensor or a number, rounded to the tensor's dtype."""
+    if isinstance(result, Tensor):
+        tensor.copy_(result)
+    else:
+        tensor.fill_(result)

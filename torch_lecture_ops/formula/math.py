@@ -1,0 +1,181 @@
+"""The vocabulary of formulas: operators and functions that mean the same on every operand.
+
+A formula computes with + - * / **, comparisons and the functions below. Its operands are numbers, tensors, lists of
+tensors (`TensorList`) or the symbols of a trace; what an operation means for the latter two is said in one method,
+`Operand.apply`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "sqrt", "tanh", "where"]
+
+
+class FormulaError(TypeError):
+    """A function cannot be used as a formula; the text says why and what to write instead."""
+
+
+class Operand:
+    """What a formula can compute with besides numbers and tensors: give `apply`, get every operator."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # NumPy scalars on the left leave the operation to us
+
+    def apply(self, operation: str, *operands: Any) -> Any:
+        """The result of the operation, named as in `torch` ("add", "sqrt", "where", ...)."""
+        raise TypeError(f"{type(self).__name__} does not say what {operation!r} means")
+
+    def __add__(self, other: Any) -> Any:
+        return self.apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self.apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return self.apply("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self.apply("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return self.apply("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self.apply("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.apply("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self.apply("div", other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return self.apply("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self.apply("pow", other, self)
+
+    def __neg__(self) -> Any:
+        return self.apply("neg", self)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return self.apply("abs", self)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.apply("lt", self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return self.apply("le", self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.apply("gt", self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.apply("ge", self, other)
+
+    def __eq__(self, other: Any) -> Any:
+        return self.apply("eq", self, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self.apply("ne", self, other)
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise FormulaError(
+            "a formula cannot branch on values ('if', 'and', 'or', 'while'); write where(condition, a, b), "
+            "or make the condition a flag (a Python bool among the keyword arguments)"
+        )
+
+    def _in_place(self, other: Any) -> Any:
+        raise FormulaError("a formula must not write in place; write m = m + g instead of m += g")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _in_place
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return torch.maximum(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else _clamp(a, b, "min")
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return torch.minimum(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else _clamp(a, b, "max")
+
+
+def _clamp(a: Any, b: Any, side: str) -> Any:
+    tensor, bound = (a, b) if isinstance(a, Tensor) else (b, a)
+    return torch.clamp(tensor, **{side: bound})  # like maximum: NaN stays NaN, -0 stays -0
+
+
+_ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "where")}
+_ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum}
+
+_ON_NUMBERS = {name: getattr(math, name) for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
+_ON_NUMBERS |= {"abs": math.fabs, "maximum": max, "minimum": min, "where": lambda mask, a, b: a if mask else b}
+
+
+def _call(name: str, *operands: Any) -> Any:
+    for operand in operands:
+        if isinstance(operand, Operand):
+            return operand.apply(name, *operands)
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            return _ON_TENSORS[name](*operands)
+    return _ON_NUMBERS[name](*operands)
+
+
+def abs(x: Any) -> Any:
+    """|x|"""
+    return _call("abs", x)
+
+
+def exp(x: Any) -> Any:
+    """eˣ"""
+    return _call("exp", x)
+
+
+def expm1(x: Any) -> Any:
+    """eˣ - 1, exact for small x."""
+    return _call("expm1", x)
+
+
+def log(x: Any) -> Any:
+    """ln x"""
+    return _call("log", x)
+
+
+def log1p(x: Any) -> Any:
+    """ln(1 + x), exact for small x."""
+    return _call("log1p", x)
+
+
+def sqrt(x: Any) -> Any:
+    """√x"""
+    return _call("sqrt", x)
+
+
+def tanh(x: Any) -> Any:
+    """(eˣ - e⁻ˣ) / (eˣ + e⁻ˣ)"""
+    return _call("tanh", x)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of a and b; NaN if one of them is NaN."""
+    return _call("maximum", a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of a and b; NaN if one of them is NaN."""
+    return _call("minimum", a, b)
+
+
+def where(mask: Any, a: Any, b: Any) -> Any:
+    """a where the mask (a comparison) holds, else b. A selection: what is not taken leaves no trace, not even a NaN."""
+    return _call("where", mask, a, b)

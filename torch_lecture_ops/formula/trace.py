@@ -1,0 +1,140 @@
+"""Run a formula once on symbols: what comes out is its straight-line program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .math import FormulaError, Operand
+
+Kind = Literal["array", "scalar"]
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """A pure function together with what its arguments are and where its results go.
+
+    `function(*columns, **hypers)` returns as many results as `stores` names columns. An engine runs it over many
+    items (the tensors of a parameter list) at once; column k holds argument k of every item.
+
+    Arguments:
+        function: the formula; it knows neither device, dtype nor shape.
+        columns: for each column it reads, "array" (elementwise) or "scalar" (one number an item, such as the step t).
+        stores: for each result, the column it is stored in; a column after those read is a fresh output.
+        hypers: names of the numbers that are the same for all items (lr, eps, ...).
+        name: whose formula it is, for error texts.
+    """
+
+    function: Callable[..., Any]
+    columns: tuple[Kind, ...]
+    stores: tuple[int, ...]
+    hypers: tuple[str, ...] = ()
+    name: str = "formula"
+
+    def __call__(self, columns: tuple[Any, ...], hypers: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The results for one item, with the number of them checked."""
+        results = self.function(*columns, **dict(zip(self.hypers, hypers, strict=True)))
+        if not isinstance(results, tuple):
+            results = (results,)
+        if len(results) != len(self.stores):
+            raise FormulaError(f"{self.name}: the formula must return {len(self.stores)} results, got {len(results)}")
+        return results
+
+    def kind(self, column: int) -> Kind:
+        """What a column holds; fresh outputs are arrays."""
+        return self.columns[column] if column < len(self.columns) else "array"
+
+
+class Symbol(Operand):
+    """A value of the trace: an operation and the symbols it was computed from.
+
+    `uniform` tells a value that is the same for all elements of an item. It is computed once, in double.
+    """
+
+    __slots__ = ("operands", "operation", "uniform")
+
+    def __init__(self, operation: str, operands: tuple[Any, ...], uniform: bool) -> None:
+        self.operation, self.operands, self.uniform = operation, operands, uniform
+
+    def apply(self, operation: str, *operands: Any) -> Symbol:
+        symbols = tuple(map(_symbol, operands))
+        return Symbol(operation, symbols, all(symbol.uniform for symbol in symbols))
+
+    def __repr__(self) -> str:
+        return f"{self.operation}({', '.join(map(repr, self.operands))})"
+
+
+def _symbol(value: Any) -> Symbol:
+    if isinstance(value, Symbol):
+        return value
+    if isinstance(value, (int, float)):
+        return Symbol("number", (float(value).hex(),), uniform=True)  # as text: 0.0 and -0.0 differ
+    if isinstance(value, Tensor):
+        raise FormulaError("a formula cannot use a tensor from outside; pass it as an argument")
+    raise FormulaError(f"a formula computes with its arguments and numbers, got {type(value).__name__}")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One line of a program: an operation on earlier lines (by their numbers).
+
+    Leaves are "array", "scalar" and "hyper" (operand: which one) and "number" (operand: its value,
+    in hexadecimal).
+    """
+
+    operation: str
+    operands: tuple[Any, ...]
+    uniform: bool
+
+
+LEAVES = ("array", "scalar", "hyper", "number")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced formula: every value computed once, in order; `results` are the numbers of the lines to be stored."""
+
+    formula: Formula
+    nodes: tuple[Node, ...]
+    results: tuple[int, ...]
+
+
+def trace(formula: Formula) -> Program:
+    """The program of a formula; a FormulaError names the formula and says what cannot be traced in it."""
+    columns = tuple(Symbol(kind, (k,), uniform=kind == "scalar") for k, kind in enumerate(formula.columns))
+    hypers = tuple(Symbol("hyper", (k,), uniform=True) for k in range(len(formula.hypers)))
+    try:
+        results = tuple(map(_symbol, formula(columns, hypers)))
+        for column, result in zip(formula.stores, results, strict=True):
+            if formula.kind(column) == "scalar" and not result.uniform:
+                raise FormulaError(f"result for column {column} must be one number an item, got one an element")
+    except (TypeError, ValueError, AttributeError) as error:
+        text = str(error).removeprefix(f"{formula.name}: ")
+        raise FormulaError(
+            f"{formula.name}: the formula cannot be traced: {text} (a formula uses + - * / **, comparisons and the "
+            "functions of torch_lecture_ops.formula)"
+        ) from error
+    return _flatten(formula, results)
+
+
+def _flatten(formula: Formula, results: tuple[Symbol, ...]) -> Program:
+    nodes: dict[Node, int] = {}  # equal lines are the same line
+    line_of: dict[int, int] = {}  # id(symbol) -> line; the symbols live as long as `results`
+    stack = list(reversed(results))
+    while stack:  # not recursive: a formula may be deeper than Python's stack
+        symbol = stack[-1]
+        pending = []
+        if symbol.operation not in LEAVES:
+            pending = [operand for operand in symbol.operands if id(operand) not in line_of]
+        if pending:
+            stack.extend(reversed(pending))
+            continue
+        stack.pop()
+        operands = symbol.operands
+        if symbol.operation not in LEAVES:
+            operands = tuple(line_of[id(operand)] for operand in operands)
+        line_of[id(symbol)] = nodes.setdefault(Node(symbol.operation, operands, symbol.uniform), len(nodes))
+    return Program(formula, tuple(nodes), tuple(line_of[id(result)] for result in results))
