@@ -1,0 +1,8 @@
+"""The optimizers of the notes: `import torch_lecture_ops.optim as optim` in place of `import torch.optim as optim`."""
+
+from .adam import Adam
+from .rmsprop import RMSprop
+from .rule_optimizer import Buffer, RuleOptimizer
+from .sgd import SGD
+
+__all__ = ["SGD", "Adam", "Buffer", "RMSprop", "RuleOptimizer"]

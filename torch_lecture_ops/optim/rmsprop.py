@@ -1,0 +1,110 @@
+"""RMSprop: the gradient divided by a moving average of its magnitude."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..formula import maximum, sqrt
+from .rule_optimizer import Buffer, Group, RuleOptimizer, not_negative
+
+
+class RMSprop(RuleOptimizer):
+    """RMSprop: the learning rate adapts to each parameter, smaller where gradients are large.
+
+        v = α v + (1 - α) g²
+        p = p - η g / (√v + ε)
+
+    centered: √(v - ḡ²) takes the place of √v, with ḡ = α ḡ + (1 - α) g, an estimate of the gradient's variance.
+    momentum: b = μ b + g / (√v + ε), p = p - η b.
+
+    Source: CS231n, slide 'RMSProp update' (Tieleman and Hinton 2012; there cache, decay_rate, and ε = 1e-7 outside the
+    root, as here). Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common
+    Adaptive Strategies', has ε inside the root.
+
+    Like `torch.optim.RMSprop`, checkpoints included, but for two of its defects: centered, v - ḡ² is not allowed below
+    zero, where rounding takes it when the gradient is constant (torch: NaN); and a group whose momentum or centered is
+    switched on in the middle of a run goes on with new buffers (torch: KeyError).
+
+    Arguments:
+        params: parameters or groups of them.
+        lr: learning rate η >= 0.
+        alpha: smoothing constant α in [0, 1).
+        eps: ε >= 0, added to the denominator.
+        weight_decay: coefficient λ >= 0 of an L2 penalty, g + λ p.
+        momentum: μ >= 0.
+        centered: divide by the standard deviation of the gradient instead of its root mean square.
+        capturable: keep the step on the accelerator, for CUDA graphs.
+        foreach, fused: the engine, see `RuleOptimizer`; torch has no fused RMSprop, so `fused` is a keyword only.
+        maximize: go up the objective instead of down.
+        differentiable: let autograd go through the step.
+
+    Raises:
+        ValueError: a hyper-parameter is out of range.
+        RuntimeError: an engine that was asked for cannot be had.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> w.grad = torch.tensor([0.5])
+        >>> RMSprop([w], lr=0.01, alpha=0.99).step()  # the first step: η / √(1 - α), whatever the gradient
+        >>> w.item()
+        0.9000000357627869
+    """
+
+    buffers = {
+        "v": Buffer("square_avg"),
+        "b": Buffer("momentum_buffer", when="momentum"),
+        "g_avg": Buffer("grad_avg", when="centered"),
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+        }
+        if fused is not None:  # torch's groups lack the key: a default checkpoint has torch's keys alone
+            defaults["fused"] = fused
+        super().__init__(params, defaults)
+
+    @staticmethod
+    def rule(p: Any, g: Any, v: Any, b: Any, g_avg: Any, *, lr: Any, alpha: Any, eps: Any, momentum: Any) -> Any:
+        v = alpha * v + (1 - alpha) * g**2
+        if g_avg is None:
+            rms = sqrt(v)
+        else:
+            g_avg = alpha * g_avg + (1 - alpha) * g
+            rms = sqrt(maximum(v - g_avg**2, 0.0))
+        step = g / (rms + eps)
+        if b is not None:
+            step = b = momentum * b + step
+        return p - lr * step, v, b, g_avg
+
+    def check(self, group: Group) -> None:
+        not_negative(eps=group["eps"], momentum=group["momentum"], alpha=group["alpha"])
+        if not group["alpha"] < 1.0:
+            raise ValueError(f"RMSprop: alpha must be in [0, 1), got {group['alpha']}")
