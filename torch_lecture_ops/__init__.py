@@ -1,1 +1,9 @@
-"""The formulas of deep-learning lecture notes as first-class PyTorch operations."""
+"""The formulas of deep-learning lecture notes as first-class PyTorch operations.
+
+`optim` in place of `torch.optim`, `nn` in place of `torch.nn`; `functions` holds the autograd Functions, `formula` the
+engines that run every formula.
+"""
+
+from . import formula, functions, nn, optim
+
+__all__ = ["formula", "functions", "nn", "optim"]

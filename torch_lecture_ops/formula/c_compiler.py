@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -18,7 +19,7 @@ from pathlib import Path
 # No -ffast-math: NaN, infinities and signed zeros stay. Without errno and traps loops vectorize; without contraction
 # (a * b + c in one rounding) every compiler and CPU gives the bits that torch's separate operations give.
 FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    *("-std=gnu11", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"),
 )
 TIMEOUT_SECONDS = 120
@@ -26,6 +27,12 @@ TIMEOUT_SECONDS = 120
 
 class EngineUnavailable(RuntimeError):
     """An engine cannot run here; the text says what is missing."""
+
+
+@cache
+def note_fallback(reason: str, instead: str) -> None:
+    """Say in the log of "torch_lecture_ops", once a process, what runs instead of compiled kernels, and why."""
+    logging.getLogger("torch_lecture_ops").warning("no compiled kernels: %s; %s instead", reason, instead)
 
 
 def load(source: str) -> ctypes.CDLL:
@@ -57,7 +64,9 @@ def _build(source: str, compiler: tuple[str, ...], path: Path) -> None:
         text.write_text(source)
         command = [*compiler, *FLAGS, "-o", str(library), str(text), "-lm"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EngineUnavailable(f"the C compiler {compiler[0]!r} cannot be run: {error}") from error
         if done.returncode != 0 or not library.exists():
@@ -80,7 +89,10 @@ def _is_whole(path: Path) -> bool:
 def _compiler() -> tuple[str, ...]:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise EngineUnavailable(f"compiled kernels need Linux on x86-64, this is {sys.platform} {platform.machine()}")
-    command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    try:
+        command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        raise EngineUnavailable(f"CC={os.environ['CC']!r} is no command: {error}") from None
     program = shutil.which(command[0])
     if program is None:
         raise EngineUnavailable(f"no C compiler: {command[0]!r} not found; install one or set CC")

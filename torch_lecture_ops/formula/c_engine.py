@@ -31,27 +31,35 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def _threads(elements: int) -> int:
+    return 1 if elements < GRAIN or _forked else torch.get_num_threads()
+
+
 class Kernel:
     """A formula compiled for columns of certain dtypes. Knows addresses, no tensors."""
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
-        self._run = load(c_source(trace(formula), dtypes)).run
+        library = load(c_source(trace(formula), dtypes))
+        self._run, self._run_one = library.run, library.run_one
         self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
+        self._run_one.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * len(dtypes)]
 
     def __call__(self, starts: array[int], addresses: array[int], hypers: Sequence[float]) -> None:
         """Run over the items, whose elements are starts[i]..starts[i + 1]; `addresses` goes column by column."""
-        elements = starts[-1]
-        threads = 1 if elements < GRAIN or _forked else torch.get_num_threads()
         numbers = array("d", hypers)
         failed = self._run(
             len(starts) - 1,
             starts.buffer_info()[0],
             addresses.buffer_info()[0],
             numbers.buffer_info()[0],
-            threads,
+            _threads(starts[-1]),
         )
         if failed:
             raise MemoryError("no memory for the table of a kernel")
+
+    def one(self, elements: int, *addresses: int) -> None:
+        """Run over a single item of a formula without hypers."""
+        self._run_one(elements, None, _threads(elements), *addresses)
 
 
 @cache
@@ -68,6 +76,11 @@ def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:
     if isinstance(found, EngineUnavailable):
         raise EngineUnavailable(*found.args)
     return found
+
+
+def supports(tensor: Tensor) -> bool:
+    """Whether the engine computes on such a tensor: its memory holds its values, as float numbers, on the CPU."""
+    return tensor.is_cpu and tensor.dtype in MEMORY and tensor.layout is torch.strided and not tensor.is_neg()
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -96,8 +109,15 @@ class CLaunch:
 
         Raises:
             EngineUnavailable: a tensor is not a float tensor of the CPU, or there is no compiler.
-            ValueError: the tensors of an item differ in their number of elements.
+            ValueError: the tensors of an item differ in their number of elements, or columns in their length.
         """
+        if len(set(map(len, columns))) != 1 or len(hypers) != len(self._formula.hypers):
+            raise ValueError(
+                f"{self._formula.name}: columns of one length and {len(self._formula.hypers)} hypers are needed, "
+                f"got columns of {list(map(len, columns))} and {len(hypers)} hypers"
+            )
+        if not columns[0]:
+            return
         if not self._is_bound(columns):
             self._bind(columns)
         table, copies = self._table, self._copies(columns, self._odd)
@@ -127,12 +147,11 @@ class CLaunch:
 
     def _bind(self, columns: Sequence[list[Tensor]]) -> None:
         self._count = 0  # stays so if something raises here
-        arrays = [number for number, kind in enumerate(self._formula.columns) if kind == "array"]
+        arrays = [number for number in range(len(columns)) if self._formula.kind(number) == "array"]
         self._dtypes = tuple(column[0].dtype for column in columns)
         for number, column in enumerate(columns):
-            allowed = MEMORY if number in arrays else (torch.float32, torch.float64)
             for tensor in column:
-                if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.dtype not in allowed:
+                if not supports(tensor) or (number not in arrays and tensor.itemsize < 4):
                     raise EngineUnavailable(
                         "the C engine computes on strided float tensors of the CPU, got "
                         f"{tensor.dtype}, {tensor.layout}, device {tensor.device}"
@@ -161,6 +180,7 @@ class CLaunch:
             and list(map(Tensor.numel, column)) == self._numels
             and {tensor.dtype for tensor in column} == {self._dtypes[number]}
             and {tensor.is_cpu for tensor in column} == {True}
+            and {tensor.is_neg() for tensor in column} == {False}  # negated lazily, a view with the signs unchanged
         )
 
     def _misfits(self, number: int, column: list[Tensor]) -> list[int]:
@@ -172,7 +192,8 @@ class CLaunch:
                     f"{self._formula.name}: a tensor of shape {tuple(tensor.shape)} cannot go with one of "
                     f"{self._numels[item]} elements"
                 )
-            if tensor.stride() != self._strides[item] or tensor.dtype is not self._dtypes[number] or not tensor.is_cpu:
+            same = tensor.stride() == self._strides[item] and tensor.dtype is self._dtypes[number]
+            if not same or not supports(tensor):
                 misfits.append(item)
         return misfits
 

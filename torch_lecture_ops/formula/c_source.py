@@ -27,9 +27,9 @@ _TEMPLATES = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERA
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
 }
 _DOUBLE = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
-_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
+_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})", "div": "(double){0} / {1}"}  # masks are int
 _FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh")}
-_FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
+_FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})", "div": "(float){0} / {1}"}
 
 _RUN = """
 // Items i = 0..count-1; column k of item i begins at columns[k * count + i], its elements are start[i]..start[i+1]
@@ -83,7 +83,15 @@ class _Writer:
     def source(self) -> str:
         elements, uniforms = self._elements(), self._uniforms()  # both add to the table
         sizes = f"enum {{ ROW = {max(len(self.table), 1)}, SMALL = 64 }};\n"
-        return "\n".join([_prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN])
+        return "\n".join([_prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN, self._run_one()])
+
+    def _run_one(self) -> str:
+        """The same for a single item: its addresses come as arguments, so that the caller need not make tables."""
+        columns = [f"c{column}" for column in range(len(self.dtypes))]
+        pointers = "".join(f", void *{column}" for column in columns)
+        head = f"int run_one(int64_t elements, const double *hyper, int threads{pointers}) {{"
+        tables = f"int64_t start[] = {{0, elements}}; void *columns[] = {{{', '.join(columns)}}};"
+        return _function(head, [tables, "return run(1, start, columns, hyper, threads);"])
 
     def _uniforms(self) -> str:
         """Once an item, in double: what is the same for all its elements, as a row of the table.

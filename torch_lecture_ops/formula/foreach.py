@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loop import operand, store
+from .loop import is_overwritten, operand, store
 from .math import Operand
 from .trace import Formula
 
@@ -21,8 +21,9 @@ def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[
     for number, item in enumerate(items):
         together[tuple(value for value in item if not isinstance(value, Tensor))].append(number)
     for numbers in together.values():
-        operands = map(_list_or_number, zip(*(items[number] for number in numbers), strict=True))
-        results = formula(tuple(operands), tuple(hypers))
+        operands = tuple(map(_list_or_number, zip(*(items[number] for number in numbers), strict=True)))
+        results = formula(operands, tuple(hypers))
+        results = tuple(r.clone() if is_overwritten(formula, operands, r) else r for r in results)
         for column, result in zip(formula.stores, results, strict=True):
             targets = [columns[column][number] for number in numbers]
             if isinstance(result, TensorList):
@@ -47,6 +48,9 @@ class TensorList(Operand):
     def apply(self, operation: str, *operands: Any) -> TensorList:
         lists = [value.tensors if isinstance(value, TensorList) else value for value in operands]
         return TensorList(list(_OPERATIONS[operation](*lists)))
+
+    def clone(self) -> TensorList:
+        return TensorList([tensor.clone() for tensor in self.tensors])
 
     def __repr__(self) -> str:
         return f"TensorList({self.tensors})"

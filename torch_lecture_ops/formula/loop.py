@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -16,8 +18,15 @@ def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any
     for item in zip(*columns, strict=True):
         operands = tuple(map(operand, item, formula.columns))
         results = formula(operands, tuple(hypers))
+        results = tuple(r.clone() if is_overwritten(formula, operands, r) else r for r in results)
         for column, result in zip(formula.stores, results, strict=True):
             store(item[column], result)
+
+
+def is_overwritten(formula: Formula, operands: tuple[Any, ...], result: Any) -> bool:
+    """Whether a result is an argument itself, and so would change when the results are stored."""
+    arrays = [operands[column] for column in formula.stores if column < len(operands)]
+    return not isinstance(result, (int, float)) and any(map(partial(is_, result), arrays))
 
 
 def operand(tensor: Tensor, kind: Kind) -> Any:

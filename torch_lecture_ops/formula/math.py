@@ -118,7 +118,12 @@ _ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "l
 _ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum}
 
 _ON_NUMBERS = {name: getattr(math, name) for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
-_ON_NUMBERS |= {"abs": math.fabs, "maximum": max, "minimum": min, "where": lambda mask, a, b: a if mask else b}
+_ON_NUMBERS |= {
+    "abs": math.fabs,
+    "maximum": lambda a, b: b if a < b or b != b else a,  # as the C engine has it: NaN stays NaN
+    "minimum": lambda a, b: b if a > b or b != b else a,
+    "where": lambda mask, a, b: a if mask else b,
+}
 
 
 def _call(name: str, *operands: Any) -> Any:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import is_
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer, ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..formula import CLaunch, EngineUnavailable, Formula, FormulaError, Kind, foreach, loop
-
-logger = logging.getLogger("torch_lecture_ops")
+from ..formula import CLaunch, EngineUnavailable, Formula, FormulaError, Kind, foreach, loop, note_fallback
 
 _HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 _profiling = torch.autograd._profiler_enabled
@@ -316,7 +313,8 @@ def _variant(
         return (results[0], *kept, *([t] if rule.counts_steps else []))
 
     counter = ("step",) if rule.counts_steps else ()
-    columns: tuple[Kind, ...] = ("array",) * (2 + len(buffers)) + ("scalar",) * len(counter)
+    array, scalar = get_args(Kind)
+    columns = (array,) * (2 + len(buffers)) + (scalar,) * len(counter)
     stores = (0, *range(2, len(columns)))
     formula = Formula(update, columns, stores, tuple(hypers), rule.name)
     return _Variant(formula, (*buffers, *counter), (*counter, *buffers), options)
@@ -396,10 +394,5 @@ class _Bucket:
             if self._options.fused:
                 self._refuse(reason)
             self._fall_back()
-            _say_once(f"no compiled kernels: {reason}; {self.engine} runs instead")
+            note_fallback(str(reason), self.engine)
             self._launch(columns, hypers)
-
-
-@cache
-def _say_once(text: str) -> None:
-    logger.warning(text)

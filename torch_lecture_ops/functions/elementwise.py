@@ -1,0 +1,146 @@
+"""The shell around every elementwise function: all that is not its formula."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+from torch.nn import Parameter
+
+from ..formula import EngineUnavailable, Formula, Kernel, kernel, note_fallback, supports
+
+_transforms_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_PLAIN = (Tensor, Parameter)
+
+
+class Elementwise(Function):
+    """An activation made of two formulas: its value and its slope, the local gradient of the slides.
+
+        y = value(x)          dL/dx = dL/dy · slope          (backward: [upstream] × [local])
+
+    The argument of `slope` is named x or y: the function's input or its output, whichever is to be saved. The
+    Jacobian is diagonal, so the same slope gives backward and the forward-mode derivative. Where a product would be
+    wrong, because a slope of zero must stop even an infinite gradient, write `chain(g, y)` instead: the gradient that
+    comes out when g comes in.
+
+    Formulas are written with + - * / **, comparisons and the functions of `torch_lecture_ops.formula`. From them come
+    the compiled kernels for CPU tensors, and everything that a built-in function can do: double backward, forward
+    mode, torch.func transforms, torch.compile, half types with one rounding (computed in float32), any memory layout,
+    which the result keeps.
+
+    Call the function as `Sigmoid.call(x)`, or `ReLU.call(x, inplace=True)` to store the result in x.
+    """
+
+    value: Any  # static methods of the subclass
+    slope: Any
+    chain: Any
+    call: Any  # made for it
+    generate_vmap_rule = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "slope" in cls.__dict__:
+            slope = cls.slope
+            cls.chain = staticmethod(lambda g, saved: g * slope(saved))
+            (kept,) = inspect.signature(slope).parameters
+        else:
+            _, kept = inspect.signature(cls.chain).parameters
+        if kept not in ("x", "y"):
+            raise TypeError(f"{cls.__name__}: the slope takes x (the input) or y (the output), got {kept!r}")
+        saves_input = kept == "x"
+        value = _Evaluator(Formula(cls.value, ("array",), (1,), name=cls.__name__))
+        chain = _Evaluator(Formula(cls.chain, ("array", "array"), (2,), name=f"{cls.__name__}'s slope"))
+
+        def forward(x: Tensor) -> Tensor:
+            return value(x)
+
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (saved,) = ctx.saved_tensors
+            return chain(saved, g.conj()).conj() if saved.is_complex() else chain(saved, g)
+
+        def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+            (saved,) = ctx.saved_tensors
+            return chain.on_tensors(saved, tangent)
+
+        def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+            saved = inputs[0] if saves_input else output
+            ctx.save_for_backward(saved)
+            ctx.save_for_forward(saved)
+
+        def eager_forward(ctx: Any, x: Tensor) -> Tensor:
+            y = value(x)
+            ctx.save_for_backward(x if saves_input else y)
+            return y
+
+        # The compiler refuses a function that has a jvp, and one method costs less than two: a twin without.
+        methods = {"forward": staticmethod(eager_forward), "backward": staticmethod(backward)}
+        eager: Any = type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+        # Until torch 2.14, Function.apply is a slow Python method that serves transforms; below it lies the real one.
+        fast_apply = getattr(super(Function, eager), "apply", eager.apply)
+
+        def call(x: Tensor, inplace: bool = False) -> Tensor:
+            if inplace:
+                return x.copy_(call(x.clone() if saves_input and x.requires_grad else x))
+            if torch.compiler.is_compiling():
+                return eager.apply(x)
+            if _transforms_active() or forward_ad._current_level >= 0:
+                return cls.apply(x)
+            if x.requires_grad and torch.is_grad_enabled():
+                return fast_apply(x)
+            return value(x)
+
+        for method in (forward, setup_context, backward, jvp, call):
+            setattr(cls, method.__name__, staticmethod(method))
+
+
+class _Evaluator:
+    """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators."""
+
+    def __init__(self, formula: Formula) -> None:
+        self._formula = formula
+        self._kernels: dict[torch.dtype, Kernel] = {}
+
+    def __call__(self, x: Tensor, g: Tensor | None = None) -> Tensor:
+        """The result, which lies in memory as x does (what was saved, in backward), like a built-in function's.
+
+        A kernel runs where it can and nobody watches: neither autograd, a transform, a mode nor a compiler.
+        """
+        if (
+            torch.compiler.is_compiling()  # first: a compiler cannot follow the other questions
+            or type(x) not in _PLAIN
+            or not supports(x)
+            or (torch.is_grad_enabled() and (x.requires_grad or (g is not None and g.requires_grad)))
+            or _transforms_active()
+            or _dispatch_modes()
+            or forward_ad._current_level >= 0
+        ):
+            return self.on_tensors(x, g)
+        dtype = x.dtype
+        run = self._kernels.get(dtype)
+        if run is None:
+            try:
+                run = self._kernels[dtype] = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1))
+            except EngineUnavailable as reason:
+                note_fallback(str(reason), "torch's operators")
+                return self.on_tensors(x, g)
+        y = torch.empty_like(x)
+        operands = [x] if g is None else [g, x]
+        if x.stride() != (strides := y.stride()) or (g is not None and not (g.stride() == strides and supports(g))):
+            operands = [torch.empty_like(y).copy_(operand) for operand in operands]  # dense, as y lies
+        try:
+            addresses = [operand.data_ptr() for operand in operands]
+        except RuntimeError:  # a wrapper around a tensor, such as that of is_grads_batched=True
+            return self.on_tensors(x, g)
+        run.one(y.numel(), *addresses, y.data_ptr())
+        return y
+
+    def on_tensors(self, x: Tensor, g: Tensor | None = None) -> Tensor:
+        """The formula on torch's operators; half types in float32, rounded once."""
+        operands = (x,) if g is None else (g, x)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            return self._formula(tuple(operand.float() for operand in operands), ())[0].to(x.dtype)
+        return self._formula(operands, ())[0]
