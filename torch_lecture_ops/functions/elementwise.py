@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
@@ -39,6 +41,7 @@ class Elementwise(Function):
     slope: Any
     chain: Any
     call: Any  # made for it
+    integers: ClassVar[Literal["convert", "keep", "refuse"]] = "convert"  # as the built-in treats them
     generate_vmap_rule = True
 
     def __init_subclass__(cls) -> None:
@@ -83,18 +86,34 @@ class Elementwise(Function):
         fast_apply = getattr(super(Function, eager), "apply", eager.apply)
 
         def call(x: Tensor, inplace: bool = False) -> Tensor:
+            if not (x.is_floating_point() or x.is_complex()):
+                x = _accept_integers(cls, x)
             if inplace:
                 return x.copy_(call(x.clone() if saves_input and x.requires_grad else x))
             if torch.compiler.is_compiling():
                 return eager.apply(x)
             if _transforms_active() or forward_ad._current_level >= 0:
-                return cls.apply(x)
+                # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
+                return value.on_tensors(x) if _forward_levels() > 1 else cls.apply(x)
             if x.requires_grad and torch.is_grad_enabled():
                 return fast_apply(x)
             return value(x)
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
+
+
+def _accept_integers(cls: type[Elementwise], x: Tensor) -> Tensor:
+    if cls.integers == "convert":
+        return x.to(torch.get_default_dtype())
+    if cls.integers == "keep" and x.dtype is not torch.bool:
+        return x
+    raise NotImplementedError(f"{cls.__name__}: the input must be a floating-point tensor, got {x.dtype}")
+
+
+def _forward_levels() -> int:
+    """How many forward-mode transforms are nested here."""
+    return sum(interpreter.key() == TransformType.Jvp for interpreter in retrieve_all_functorch_interpreters())
 
 
 class _Evaluator:

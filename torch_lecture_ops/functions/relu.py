@@ -21,6 +21,8 @@ class ReLU(Elementwise):
     ReLU'; the rule for the gradient: IISER Bhopal DSE316/616, slide 'Vector derivatives: Example'.
     """
 
+    integers = "keep"
+
     @staticmethod
     def value(x: Any) -> Any:
         return maximum(x, 0)

@@ -20,6 +20,8 @@ class SiLU(Elementwise):
     Functions' (Elfwing, Uchibe and Doya 2018; Ramachandran, Zoph and Le 2017), where φ in the slope is the output.
     """
 
+    integers = "refuse"
+
     @staticmethod
     def value(x: Any) -> Any:
         return x / (1 + exp(-x))

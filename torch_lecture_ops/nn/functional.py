@@ -67,8 +67,6 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(silu, input, inplace=inplace)
-    if not (input.is_floating_point() or input.is_complex()):
-        raise NotImplementedError(f"silu: the input must be a floating-point tensor, got {input.dtype}")
     return functions.SiLU.call(input, inplace)
 
 
