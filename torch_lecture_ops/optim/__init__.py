@@ -2,7 +2,8 @@
 
 from .adam import Adam
 from .rmsprop import RMSprop
-from .rule_optimizer import Buffer, RuleOptimizer
+from .rule import Buffer
+from .rule_optimizer import RuleOptimizer
 from .sgd import SGD
 
 __all__ = ["SGD", "Adam", "Buffer", "RMSprop", "RuleOptimizer"]

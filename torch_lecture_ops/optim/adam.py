@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..formula import maximum, sqrt
-from .rule_optimizer import Buffer, Group, RuleOptimizer, not_negative
+from .rule import Buffer, Group
+from .rule_optimizer import RuleOptimizer, not_negative
 
 
 class Adam(RuleOptimizer):

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .rule_optimizer import Buffer, Group, RuleOptimizer, not_negative
+from .rule import Buffer, Group
+from .rule_optimizer import RuleOptimizer, not_negative
 
 
 class SGD(RuleOptimizer):
