@@ -1,0 +1,336 @@
+"""The main job: its command line, its pairing of runs, its files, its data."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+
+ROOT = Path(__file__).parents[2]
+FULL_MNIST = ROOT.parent / "shared" / "data"
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+mnist = load_script("mnist")
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """The subset's first 256 training and 64 test images in place of all."""
+    digits = mnist.load_subset()
+    few = mnist.Digits(*(part[:n] for part, n in zip(vars(digits).values(), (256, 256, 64, 64), strict=True)))
+    monkeypatch.setattr(mnist, "load_subset", lambda: few)
+    return few
+
+
+def complaint(capsys, *argv: str) -> tuple[int, str]:
+    """Exit status and the one line on stderr."""
+    with pytest.raises(SystemExit) as exit:
+        mnist.main(list(argv))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("mnist.py: ")
+    return exit.value.code, err
+
+
+# ---- command line
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--optimizer", "adan"], ["'adan'", "sgd", "rmsprop", "adam"]),
+        (["--optimizer", "sgd,"], ["''", "sgd", "rmsprop", "adam"]),
+        (["--activation", "relu,gelo"], ["'gelo'", "relu", "sigmoid", "tanh", "silu"]),
+        (["--init", "he"], ["'he'", "he_uniform", "he_normal", "glorot_uniform", "glorot_normal"]),
+        (["--dataset", "fashion"], ["'fashion'", "subset", "mnist"]),
+        (["--epochs", "-1"], ["'-1'", "at least 1"]),
+        (["--epochs", "0"], ["'0'", "at least 1"]),
+        (["--epochs", "1.5"], ["'1.5'", "whole number"]),
+        (["--batch-size", "0"], ["'0'", "at least 1"]),
+        (["--hidden", "256,x"], ["'x'", "whole number"]),
+        (["--seeds", "0"], ["'0'", "at least 1"]),
+        (["--seeds", "1,-2"], ["'-2'", "at least 0"]),
+        (["--lr", "nan"], ["'nan'", "positive"]),
+        (["--lr", "-0.1"], ["'-0.1'", "positive"]),
+        (["--data-dir", "somewhere"], ["--dataset mnist"]),
+        (["--momentum", "0.9"], ["--momentum"]),
+    ],
+)
+def test_a_mistake_takes_one_line_that_names_what_is_valid(capsys, argv, named):
+    status, line = complaint(capsys, *argv)
+    assert status == 2
+    for word in named:
+        assert word in line
+
+
+def test_all_our_optimizers_that_torch_has_can_be_chosen():
+    assert {"sgd", "rmsprop", "adam"} <= set(mnist.OPTIMIZERS)
+    assert "optimizer" not in mnist.OPTIMIZERS
+    for name in mnist.OPTIMIZERS.values():
+        assert issubclass(getattr(torch.optim, name), torch.optim.Optimizer)
+
+
+def test_names_are_case_insensitive_and_seeds_a_count_or_a_list():
+    options = mnist.parse_options(["--optimizer", "Adam,SGD,adam", "--seeds", "3", "--hidden", "64"])
+    assert (options.optimizer, options.seeds, options.hidden) == (["adam", "sgd"], [0, 1, 2], [64])
+    assert mnist.parse_options(["--seeds", "7,"]).seeds == [7]
+    assert mnist.parse_options(["--seeds", "7,0"]).seeds == [7, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(capsys, tmp_path, few_digits):
+    (tmp_path / "file").touch()
+    status, line = complaint(capsys, "--out", str(tmp_path / "file" / "runs"))
+    assert status == 1
+    assert "--out" in line
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "altered", "other arrays", "other shapes"])
+def test_a_damaged_subset_takes_one_line(capsys, tmp_path, monkeypatch, damage):
+    file = tmp_path / "digits.npz"
+    whole = mnist.SUBSET.read_bytes()
+    if damage == "other arrays":
+        np.savez(file, images=np.zeros(3))
+    elif damage == "other shapes":
+        np.savez(file, **{name: np.zeros((3, 3), np.uint8) for name in vars(mnist.load_subset())})
+    elif damage != "missing":
+        middle = len(whole) // 2
+        altered = whole[:middle] + bytes(100) + whole[middle + 100 :]
+        file.write_bytes({"empty": b"", "text": b"hello", "cut": whole[:middle], "altered": altered}[damage])
+    monkeypatch.setattr(mnist.load_subset, "__defaults__", (file,))
+    status, line = complaint(capsys, "--out", str(tmp_path / "out"))
+    assert status == 1
+    assert str(file) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_mnist_that_is_neither_there_nor_to_be_had_takes_one_line(capsys, tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://localhost:9/"])
+    status, line = complaint(capsys, "--dataset", "mnist", "--data-dir", str(tmp_path / "nothing"))
+    assert status == 1
+    assert "cannot be downloaded" in line
+    assert "--dataset subset" in line
+
+
+def test_damaged_mnist_takes_one_line(capsys, tmp_path):
+    pytest.importorskip("torchvision")
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, kind in itertools.product(("train", "t10k"), ("images-idx3", "labels-idx1")):
+        (raw / f"{part}-{kind}-ubyte").write_bytes(b"\0" * 100)
+    status, line = complaint(capsys, "--dataset", "mnist", "--data-dir", str(tmp_path))
+    assert status == 1
+    assert "damaged" in line
+
+
+# ---- a run
+
+
+def test_a_small_run_prints_its_table_and_writes_its_files(capsys, tmp_path, few_digits):
+    argv = ["--epochs", "2", "--hidden", "16", "--batch-size", "100", "--seeds", "2", "--no-progress"]
+    assert mnist.main([*argv, "--optimizer", "sgd,adam", "--activation", "relu,tanh", "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for column in ("test accuracy, %", "s per epoch", "µs per optimizer step", "ours | torch"):
+        assert column in out
+    table = [line for line in out.splitlines() if "|" in line]
+    assert len(table) == 1 + 4
+    assert len({len(line) for line in table}) == 1
+    assert table[1].startswith("SGD ReLU he_normal")
+
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2 * 2
+    assert {(row["optimizer"], row["activation"], row["seed"], row["library"]) for row in rows} == set(
+        itertools.product(("sgd", "adam"), ("relu", "tanh"), "01", ("ours", "torch"))
+    )
+    for row in rows:
+        assert 0 <= float(row["test_accuracy"]) <= 100
+        for column in ("lr", "train_loss", "seconds_per_epoch", "microseconds_per_step"):
+            assert 0 < float(row[column]) < math.inf
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {"options", "versions", "machine", "summary", "runs"}
+    assert results["options"]["hidden"] == [16]
+    assert results["versions"]["torch"] == torch.__version__
+    for run, row in zip(results["runs"], rows, strict=True):
+        assert len(run["losses"]) == 2 * 3
+        assert len(run["test_accuracies"]) == 2
+        assert run["test_accuracies"][-1] == run["test_accuracy"] == float(row["test_accuracy"])
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_bar_names_the_run(capsys, tmp_path, few_digits):
+    argv = ["--optimizer", "sgd", "--epochs", "1", "--hidden", "8", "--seeds", "1", "--out", str(tmp_path)]
+    assert mnist.main(argv) == 0
+    assert "[1/2] SGD ReLU he_normal, seed 0, ours, epoch 1/1" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_is_written_as_valid_json(tmp_path, few_digits):
+    argv = ["--optimizer", "sgd", "--lr", "1e30", "--epochs", "2", "--seeds", "1", "--no-progress"]
+    assert mnist.main([*argv, "--out", str(tmp_path)]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert results["runs"][0]["losses"][-1] is None
+    assert results["runs"][0]["lr"] == 1e30
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "mnist.py", "--epochs", "100", "--no-progress"]
+    command += ["--optimizer", "sgd", "--hidden", "8", "--batch-size", "10000", "--out", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert first.startswith("[1/4]")
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "interrupted; runs finished: 1" in err
+    assert "|     -" in out
+    assert (tmp_path / "loss.png").exists()
+
+
+# ---- pairing
+
+
+def test_runs_of_a_seed_start_alike_and_see_the_same_batches(few_digits, monkeypatch):
+    options = mnist.parse_options(["--epochs", "2", "--hidden", "16", "--batch-size", "100", "--no-progress"])
+    starts: dict[str, list] = {}
+    batches: dict[str, list] = {}
+
+    class Recorder(mnist.Classifier):
+        def on_fit_start(self) -> None:
+            starts[key] = [p.detach().clone() for p in self.mlp.parameters()]
+
+        def training_step(self, batch):
+            batches.setdefault(key, []).append(torch.cat([batch[0].flatten(), batch[1]]))
+            return super().training_step(batch)
+
+    monkeypatch.setattr(mnist, "Classifier", Recorder)
+    cases = itertools.product(("sgd", "rmsprop", "adam"), ("relu", "silu"), mnist.LIBRARIES, (0, 1))
+    for optimizer, activation, library, seed in cases:
+        key = f"{optimizer} {activation} {library} {seed}"
+        configuration = mnist.Configuration(optimizer, activation, "he_normal")
+        mnist.train(configuration, seed, library, few_digits, options, key)
+
+    for recorded in (starts, batches):
+        for key, tensors in recorded.items():
+            torch.testing.assert_close(tensors, recorded[f"sgd relu ours {key[-1]}"], rtol=0, atol=0)
+        assert not torch.equal(recorded["sgd relu ours 0"][0], recorded["sgd relu ours 1"][0])
+    first_epoch, second_epoch = batches["sgd relu ours 0"][:3], batches["sgd relu ours 0"][3:]
+    assert not torch.equal(first_epoch[0], second_epoch[0])
+
+
+def test_activations_of_other_gain_scale_the_same_draw():
+    relu, tanh = (
+        mnist.build_mlp([16], mnist.Configuration("sgd", activation, "glorot_uniform"), "ours", seed=3)
+        for activation in ("relu", "tanh")
+    )
+    torch.testing.assert_close(relu[0].weight, math.sqrt(2) * tanh[0].weight)
+
+
+def test_a_pass_visits_every_image_once_in_an_order_set_by_seed_and_pass():
+    rows = torch.arange(10)
+
+    def passes(seed: int) -> list[list[int]]:
+        batches = mnist.Batches(rows, rows, batch_size=4, seed=seed)
+        assert len(batches) == 3
+        return [torch.cat([images for images, _ in batches]).tolist() for _ in range(2)]
+
+    first, second = passes(seed=0)
+    assert sorted(first) == sorted(second) == rows.tolist()
+    assert first != second
+    assert passes(seed=0) == [first, second]
+    assert passes(seed=1) != [first, second]
+
+
+def test_step_time_leaves_out_forward_and_backward(few_digits):
+    class Slow(torch.nn.Module):
+        def forward(self, x):
+            time.sleep(0.02)
+            return x
+
+    mlp = torch.nn.Sequential(Slow(), torch.nn.Linear(784, 10))
+    classifier = mnist.Classifier(mlp, torch.optim.SGD(mlp.parameters()), few_digits)
+    options = dict(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    trainer = mnist.Trainer(**options, enable_progress_bar=False, enable_model_summary=False)
+    with mnist.warnings.catch_warnings():
+        mnist.warnings.simplefilter("ignore")
+        trainer.fit(classifier, mnist.Batches(few_digits.train_images, few_digits.train_labels, 128, 0))
+    assert len(classifier.step_seconds) == 2
+    assert 0 < min(classifier.step_seconds) < 0.02
+    assert classifier.epoch_seconds[0] > 2 * 0.02
+
+
+# ---- data
+
+
+def test_the_subset_is_balanced_real_and_small():
+    assert mnist.SUBSET.stat().st_size < 3_000_000
+    with np.load(mnist.SUBSET) as file:
+        arrays = dict(file)
+    assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == {
+        "train_images": ((10_000, 28, 28), np.uint8),
+        "train_labels": ((10_000,), np.uint8),
+        "test_images": ((2_000, 28, 28), np.uint8),
+        "test_labels": ((2_000,), np.uint8),
+    }
+    assert np.bincount(arrays["train_labels"]).tolist() == [1000] * 10
+    assert np.bincount(arrays["test_labels"]).tolist() == [200] * 10
+    train, test = ({image.tobytes() for image in arrays[f"{part}_images"]} for part in ("train", "test"))
+    assert (len(train), len(test)) == (10_000, 2_000)
+    assert not train & test
+
+
+def test_pixels_become_rows_in_the_unit_interval():
+    digits = mnist.load_subset()
+    assert digits.train_images.shape == (10_000, 784)
+    assert digits.test_images.shape == (2_000, 784)
+    assert (digits.train_images.min(), digits.train_images.max()) == (0, 1)
+    assert (digits.train_images.dtype, digits.train_labels.dtype) == (torch.float32, torch.int64)
+
+
+@pytest.mark.skipif(not (FULL_MNIST / "MNIST" / "raw").exists(), reason="needs the full MNIST")
+def test_the_script_chooses_the_committed_subset_again():
+    pytest.importorskip("torchvision")
+    again = load_script("make_mnist_subset").make_subset(FULL_MNIST)
+    with np.load(mnist.SUBSET) as file:
+        assert set(file) == set(again)
+        for name, array in again.items():
+            np.testing.assert_array_equal(file[name], array)
+
+
+@pytest.mark.skipif(not (FULL_MNIST / "MNIST" / "raw").exists(), reason="needs the full MNIST")
+def test_torchvisions_folder_is_read():
+    pytest.importorskip("torchvision")
+    digits = mnist.load_mnist(FULL_MNIST)
+    assert digits.train_images.shape == (60_000, 784)
+    assert digits.test_images.shape == (10_000, 784)
