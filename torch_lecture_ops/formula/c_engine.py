@@ -59,7 +59,7 @@ class Kernel:
 
     def one(self, elements: int, *addresses: int) -> None:
         """Run over a single item of a formula without hypers."""
-        self._run_one(elements, None, _threads(elements), *addresses)
+        self._run_one(elements, None, 1 if elements < GRAIN else _threads(elements), *addresses)
 
 
 @cache

@@ -75,7 +75,7 @@ class Elementwise(Function):
             ctx.save_for_forward(saved)
 
         def eager_forward(ctx: Any, x: Tensor) -> Tensor:
-            y = value(x)
+            y = value(x) if torch.compiler.is_compiling() else value.unwatched(x)
             ctx.save_for_backward(x if saves_input else y)
             return y
 
@@ -124,31 +124,30 @@ class _Evaluator:
         self._kernels: dict[torch.dtype, Kernel] = {}
 
     def __call__(self, x: Tensor, g: Tensor | None = None) -> Tensor:
-        """The result, which lies in memory as x does (what was saved, in backward), like a built-in function's.
-
-        A kernel runs where it can and nobody watches: neither autograd, a transform, a mode nor a compiler.
-        """
+        """The result; a kernel computes it where no autograd, transform or compiler watches."""
         if (
-            torch.compiler.is_compiling()  # first: a compiler cannot follow the other questions
-            or type(x) not in _PLAIN
-            or not supports(x)
+            torch.compiler.is_compiling()
             or (torch.is_grad_enabled() and (x.requires_grad or (g is not None and g.requires_grad)))
             or _transforms_active()
-            or _dispatch_modes()
             or forward_ad._current_level >= 0
         ):
             return self.on_tensors(x, g)
-        dtype = x.dtype
-        run = self._kernels.get(dtype)
+        return self.unwatched(x, g)
+
+    def unwatched(self, x: Tensor, g: Tensor | None = None) -> Tensor:
+        """The result by a kernel, if it can take these tensors.
+
+        It lies in memory as x does (in backward: as what was saved), like a built-in function's.
+        """
+        if type(x) not in _PLAIN or not supports(x) or _dispatch_modes():
+            return self.on_tensors(x, g)
+        run = self._kernels.get(x.dtype) or self._build(x.dtype)
         if run is None:
-            try:
-                run = self._kernels[dtype] = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1))
-            except EngineUnavailable as reason:
-                note_fallback(str(reason), "torch's operators")
-                return self.on_tensors(x, g)
+            return self.on_tensors(x, g)
         y = torch.empty_like(x)
+        strides = y.stride()
         operands = [x] if g is None else [g, x]
-        if x.stride() != (strides := y.stride()) or (g is not None and not (g.stride() == strides and supports(g))):
+        if x.stride() != strides or (g is not None and (g.stride() != strides or g.is_neg())):
             operands = [torch.empty_like(y).copy_(operand) for operand in operands]  # dense, as y lies
         try:
             addresses = [operand.data_ptr() for operand in operands]
@@ -156,6 +155,13 @@ class _Evaluator:
             return self.on_tensors(x, g)
         run.one(y.numel(), *addresses, y.data_ptr())
         return y
+
+    def _build(self, dtype: torch.dtype) -> Kernel | None:
+        try:
+            self._kernels[dtype] = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1))
+        except EngineUnavailable as reason:
+            note_fallback(str(reason), "torch's operators")
+        return self._kernels.get(dtype)
 
     def on_tensors(self, x: Tensor, g: Tensor | None = None) -> Tensor:
         """The formula on torch's operators; half types in float32, rounded once."""

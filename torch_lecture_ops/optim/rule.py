@@ -102,7 +102,8 @@ def read(name: str, function: Callable[..., Any], buffers: tuple[tuple[str, Buff
 
 def hypers(update: Update, group: Group) -> list[Any]:
     """The numbers of a step, in the order of the formula's hypers."""
-    return [group[name] if name in group else _beta(group, name) for name in update.formula.hypers]
+    numbers = [group[name] if name in group else _beta(group, name) for name in update.formula.hypers]
+    return [n.reshape(()) if isinstance(n, Tensor) else n for n in numbers]  # of shape (1,), it would broadcast
 
 
 def _beta(group: Group, name: str) -> Any:

@@ -1,0 +1,388 @@
+"""Times the steps of our optimizers beside every path that torch has for the same class: loop, foreach, fused.
+
+    python benchmarks/optimizer_step.py
+    python benchmarks/optimizer_step.py --model mlp,resnet18 --optimizer adam,rmsprop --seconds 10
+    python benchmarks/optimizer_step.py --compile        # and torch's step under torch.compile, built for each model
+    python benchmarks/optimizer_step.py --first-step     # instead: the first step in fresh processes
+    python benchmarks/optimizer_step.py --check          # exit status 1 if a floor is missed
+
+All contenders update the same parameters from the same gradients, each with a state of its own. "Torch's best" is the
+fastest of loop, foreach and fused, whichever it is; the floors are about it. A compiled step has columns of its own:
+it takes up to a minute to build, again for each model.
+
+GB/s: what the rule has to move, reading p, g and the state, writing p and the state. The copy touches as much memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from side_by_side import (
+    DTYPES,
+    Copy,
+    Spread,
+    fail,
+    gigabytes_per_second,
+    measure,
+    names_of,
+    parse_common_options,
+    parser_with_common_options,
+    ratio,
+    run,
+    show_ratio,
+    show_seconds,
+    spread,
+    whole_number,
+)
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+import torch_lecture_ops.optim
+
+PROGRAM = "optimizer_step.py"
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+@dataclass(frozen=True)
+class Case:
+    """A class of ours that torch has too, and its arguments."""
+
+    class_name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+# Not here: SGD with nesterov. Torch's foreach path adds to p.grad, which all contenders share; it soon overflows.
+CASES = {
+    "sgd": Case("SGD"),
+    "momentum": Case("SGD", dict(momentum=0.9)),
+    "rmsprop": Case("RMSprop"),
+    # The gradients here are constant and have no variance, which rounding takes below zero; this alpha needs a million
+    # steps for that, the default one a thousand.
+    "rmsprop-centered": Case("RMSprop", dict(centered=True, alpha=0.99999)),
+    "adam": Case("Adam"),
+    "amsgrad": Case("Adam", dict(amsgrad=True)),
+    "adamw": Case("Adam", dict(weight_decay=0.01, decoupled_weight_decay=True)),
+}
+LEARNING_RATE = 1e-7  # a million steps leave the parameters near 1
+
+TORCH_PATHS = {
+    "loop": dict(foreach=False, fused=False),
+    "foreach": dict(foreach=True),
+    "fused": dict(fused=True),
+}
+
+Shape = tuple[int, ...]
+
+
+def linear(n_in: int, n_out: int) -> list[Shape]:
+    return [(n_out, n_in), (n_out,)]
+
+
+def resnet18() -> list[Shape]:
+    try:
+        from torchvision.models import resnet18
+    except ImportError:
+        others = ", ".join(name for name in MODELS if name != "resnet18")
+        fail(PROGRAM, f"resnet18 needs torchvision; install it or choose --model {others}", status=2)
+    with torch.device("meta"):
+        return [tuple(p.shape) for p in resnet18().parameters()]
+
+
+def gpt2_small() -> list[Shape]:
+    width, vocabulary, context, blocks = 768, 50_257, 1_024, 12
+    norm = [(width,), (width,)]
+    attention = [(width, 3 * width), (3 * width,), (width, width), (width,)]
+    mlp = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    return [(vocabulary, width), (context, width), *(norm + attention + norm + mlp) * blocks, *norm]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The shapes of a model's parameters, and how many there must be."""
+
+    shapes: Callable[[], list[Shape]]
+    tensors: int
+    parameters: int
+
+    def checked_shapes(self) -> list[Shape]:
+        shapes = self.shapes()
+        counted = len(shapes), sum(torch.Size(shape).numel() for shape in shapes)
+        assert counted == (self.tensors, self.parameters), counted
+        return shapes
+
+
+MODELS = {
+    "tiny": Model(lambda: linear(4, 8) + linear(8, 8) + linear(8, 2), 6, 130),
+    "mlp": Model(lambda: linear(784, 512) + linear(512, 512) + linear(512, 10), 6, 669_706),
+    "many": Model(lambda: [(32, 32)] * 1000, 1000, 1_024_000),
+    "resnet18": Model(resnet18, 62, 11_689_512),
+    "gpt2": Model(gpt2_small, 148, 124_439_808),
+}
+
+# Torch's best / ours, CPU, float32.
+FLOORS = {("tiny", optimizer): 1.0 for optimizer in CASES}
+for _model, _adam_and_momentum, _rmsprop in (
+    ("mlp", 1.0, 2.5),
+    ("many", 2.0, 5.0),
+    ("resnet18", 1.0, 3.0),
+    ("gpt2", 0.95, 3.5),
+):
+    FLOORS |= {(_model, "adam"): _adam_and_momentum, (_model, "momentum"): _adam_and_momentum}
+    FLOORS[_model, "rmsprop"] = _rmsprop
+
+# Seconds that the first step of a rule in a fresh process may take, with an empty and with a filled cache.
+COLD_LIMIT, WARM_LIMIT = 0.5, 0.02
+
+
+# ---------------------------------------------------------------- steps
+
+STEP_COLUMNS = {"model": -8, "optimizer": -16, "engine": -7, "ours": 8, "loop": 8, "foreach": 8, "fused": 8}
+STEP_COLUMNS |= {"best / ours [quartiles]": 24, "floor": 5, "compiled": 8, "compiled / ours": 15}
+STEP_COLUMNS |= {"ours GB/s": 9, "best GB/s": 9, "copy GB/s": 9}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A class on a model: one line of the table."""
+
+    model: str
+    optimizer: str
+    engine: str  # which one of ours ran
+    rounds: int
+    seconds: dict[str, Spread]  # of ours, torch's paths and the copy
+    first_step_seconds: dict[str, float]  # makes the state too, and builds what is to be built
+    unavailable: dict[str, str]  # path of torch -> why it cannot be had
+    best: str  # of torch's paths, the compiled one left aside
+    ratio: Spread  # torch's best / ours
+    compiled_ratio: Spread | None  # compiled / ours
+    floor: float | None
+    gigabytes_per_second: dict[str, float]
+
+    def cells(self) -> list[str]:
+        ours, loop, foreach, fused, compiled = (
+            show_seconds(self.seconds[path].median if path in self.seconds else None)
+            for path in ("ours", *TORCH_PATHS, "compiled")
+        )
+        ratio, floor = show_ratio(self.ratio), "-" if self.floor is None else f"{self.floor}"
+        compiled_ratio = f"{self.compiled_ratio.median:.2f}" if self.compiled_ratio else "-"
+        rates = [f"{self.gigabytes_per_second[name]:.1f}" for name in ("ours", self.best, "copy")]
+        times = [ours, loop, foreach, fused, ratio, floor, compiled, compiled_ratio]
+        return [self.model, self.optimizer, self.engine, *times, *rates]
+
+    def verdicts(self) -> list[tuple[str, bool]]:
+        if self.floor is None:
+            return []
+        text = f"{self.optimizer} on {self.model}: {self.best} / ours {self.ratio.median:.3f}, floor {self.floor}"
+        return [(text, self.ratio.median >= self.floor)]
+
+
+def compare_all(options: argparse.Namespace, shapes: dict[str, list[Shape]]) -> Iterator[Comparison]:
+    for model in options.model:
+        params = make_parameters(shapes[model], DTYPES[options.dtype], options.device)
+        for optimizer in options.optimizer:
+            yield compare(model, optimizer, params, options)
+            if options.compile:
+                torch.compiler.reset()  # compiled code holds on to its optimizer
+            gc.collect()  # the memory of the states, before the next ones are made
+
+
+def make_parameters(shapes: list[Shape], dtype: torch.dtype, device: str) -> list[Parameter]:
+    """Parameters and gradients between 0.5 and 1.5: no square of them is denormal, which would take its own time."""
+    generator = torch.Generator().manual_seed(0)
+    params = [Parameter((torch.rand(shape, generator=generator) + 0.5).to(device, dtype)) for shape in shapes]
+    for p in params:
+        p.grad = (torch.rand(p.shape, generator=generator) + 0.5).to(device, dtype)
+    return params
+
+
+def compare(model: str, name: str, params: list[Parameter], options: argparse.Namespace) -> Comparison:
+    """Ours beside all paths of torch, on the same parameters."""
+    case = CASES[name]
+    ours = getattr(torch_lecture_ops.optim, case.class_name)(params, lr=LEARNING_RATE, **case.arguments)
+    steps: dict[str, Callable[[], object]] = {"ours": ours.step}
+    first_step_seconds = {"ours": seconds_of_first(ours.step, options.device)}
+    unavailable = {}
+    for path in [*TORCH_PATHS, *(["compiled"] if options.compile else [])]:
+        try:
+            step = torch_step(case, path, params)
+            first_step_seconds[path] = seconds_of_first(step, options.device)
+            steps[path] = step
+        except RuntimeError as error:  # torch's way to say that this class, dtype or device has no such path
+            unavailable[path] = " ".join(str(error).split())
+
+    touched, moved = bytes_of_step(ours)
+    copy = Copy(touched, DTYPES[options.dtype], options.device)
+    samples = measure({**steps, "copy": copy}, options.seconds, options.device)
+    best = min((path for path in TORCH_PATHS if path in steps), key=lambda path: median(samples[path]))
+    has_floor = (options.device, options.dtype) == ("cpu", "float32")
+    return Comparison(
+        model=model,
+        optimizer=name,
+        engine=ours.engine,
+        rounds=len(samples["ours"]),
+        seconds={path: spread(times) for path, times in samples.items()},
+        first_step_seconds=first_step_seconds,
+        unavailable=unavailable,
+        best=best,
+        ratio=ratio(samples[best], samples["ours"]),
+        compiled_ratio=ratio(samples["compiled"], samples["ours"]) if "compiled" in samples else None,
+        floor=FLOORS.get((model, name)) if has_floor else None,
+        gigabytes_per_second={
+            path: gigabytes_per_second(copy.moved if path == "copy" else moved, times)
+            for path, times in samples.items()
+        },
+    )
+
+
+def torch_step(case: Case, path: str, params: list[Parameter]) -> Callable[[], object]:
+    """The step of torch's class on one of its paths."""
+    torch_class = getattr(torch.optim, case.class_name)
+    # Under the compiler the foreach form is the one whose operators are fused over all tensors.
+    wanted = TORCH_PATHS["foreach" if path == "compiled" else path]
+    known = inspect.signature(torch_class).parameters
+    for option, value in wanted.items():
+        if value and option not in known:
+            raise RuntimeError(f"torch.optim.{case.class_name} has no {option}")
+    arguments = {option: value for option, value in wanted.items() if option in known}
+    step = torch_class(params, lr=LEARNING_RATE, **case.arguments, **arguments).step
+    return torch.compile(step) if path == "compiled" else step
+
+
+def seconds_of_first(step: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def bytes_of_step(optimizer: Optimizer) -> tuple[int, int]:
+    """What a step touches, and what it moves: p and the state go both ways, the gradient one."""
+    touched = moved = 0
+    for p in optimizer.param_groups[0]["params"]:
+        state = [value for value in optimizer.state.get(p, {}).values() if getattr(value, "shape", None) == p.shape]
+        both_ways = p.nbytes + sum(value.nbytes for value in state)
+        touched += both_ways + p.grad.nbytes
+        moved += 2 * both_ways + p.grad.nbytes
+    return touched, moved
+
+
+# ---------------------------------------------------------------- first step
+
+FIRST_STEP_COLUMNS = {"optimizer": -16, "engine": -7, "cold [quartiles]": 28, "warm [quartiles]": 28}
+FIRST_STEP_COLUMNS |= {"torch [quartiles]": 28}
+
+# The parameter and its gradient are there before the clock starts, so torch itself has been in use.
+FIRST_STEP_PROCESS = """
+import importlib, json, sys, time
+import torch
+module, class_name, arguments = sys.argv[1:]
+optim = importlib.import_module(module)
+p = torch.nn.Parameter(torch.ones(10))
+p.grad = torch.ones(10)
+optimizer = getattr(optim, class_name)([p], **json.loads(arguments))
+start = time.perf_counter()
+optimizer.step()
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, getattr(optimizer, "engine", "")]))
+"""
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """The first step of a class in fresh processes: one line of the table."""
+
+    optimizer: str
+    engine: str
+    processes: int
+    cold: Spread  # with an empty cache
+    warm: Spread  # with the cache that the cold one has left
+    torch: Spread  # torch's class
+
+    def cells(self) -> list[str]:
+        return [self.optimizer, self.engine, *map(show_spread, (self.cold, self.warm, self.torch))]
+
+    def verdicts(self) -> list[tuple[str, bool]]:
+        limits = [("cold", self.cold.median, COLD_LIMIT), ("warm", self.warm.median, WARM_LIMIT)]
+        return [
+            (f"first step of {self.optimizer}, {what}: {seconds:.4f} s, limit {limit} s", seconds < limit)
+            for what, seconds, limit in limits
+        ]
+
+
+def show_spread(times: Spread) -> str:
+    return f"{show_seconds(times.median)} [{show_seconds(times.low)}, {show_seconds(times.high)}]"
+
+
+def first_steps(options: argparse.Namespace) -> Iterator[FirstStep]:
+    for name in options.optimizer:
+        cold, warm, torchs = [], [], []
+        for _ in range(options.processes):
+            with tempfile.TemporaryDirectory() as cache:
+                cold.append(first_step("torch_lecture_ops.optim", CASES[name], cache))
+                warm.append(first_step("torch_lecture_ops.optim", CASES[name], cache))
+                torchs.append(first_step("torch.optim", CASES[name], cache))
+        engines = {engine for _, engine in cold + warm}
+        spreads = (spread([seconds for seconds, _ in runs]) for runs in (cold, warm, torchs))
+        yield FirstStep(name, ", ".join(sorted(engines)), options.processes, *spreads)
+
+
+def first_step(module: str, case: Case, cache: str) -> tuple[float, str]:
+    """Seconds of the first step in a process of its own, and the engine."""
+    command = [sys.executable, "-c", FIRST_STEP_PROCESS, module, case.class_name, json.dumps(case.arguments)]
+    done = subprocess.run(command, env=os.environ | {"XDG_CACHE_HOME": cache}, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        fail(PROGRAM, f"the process for the first step of {module}.{case.class_name} failed: {last}", status=1)
+    seconds, engine = json.loads(done.stdout)
+    return seconds, engine
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    parser = parser_with_common_options(PROGRAM, "Time the steps of our optimizers beside torch's.")
+    add = parser.add_argument
+    add("--model", type=names_of(MODELS), default=",".join(MODELS), metavar="A,B", help=", ".join(MODELS))
+    add("--optimizer", type=names_of(CASES), default=",".join(CASES), metavar="A,B", help=", ".join(CASES))
+    add("--compile", action="store_true", help="time torch's compiled step as well")
+    add("--first-step", action="store_true", help="time the first step in fresh processes instead (on the CPU)")
+    add("--processes", type=whole_number, default=5, metavar="N", help="of each kind, for --first-step (default 5)")
+    options = parse_common_options(parser, argv)
+    options.json = options.json or Path("runs", f"optimizer_{'first_' * options.first_step}step.json")
+    if options.first_step and (options.device, options.dtype) != ("cpu", "float32"):
+        parser.error("--first-step goes with --device cpu --dtype float32")
+    if options.first_step and options.compile:
+        parser.error("--first-step times no compiled step; leave out --compile")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse_options(argv)
+    if options.compile:  # else the compiler's helper processes, still starting, run beside what is timed
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    if options.first_step:
+        return run(first_steps(options), FIRST_STEP_COLUMNS, options, PROGRAM)
+    shapes = {name: MODELS[name].checked_shapes() for name in options.model}  # torchvision may be missing: say so now
+    return run(compare_all(options, shapes), STEP_COLUMNS, options, PROGRAM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""Times contenders side by side in one process, and what the speed scripts share: command line, table, JSON.
+
+How times are taken: a round gives every contender one batch of calls. Within a batch the first call is not timed: it
+brings the contender's memory into the caches and wakes the threads, whoever ran before. The order moves on by one
+each round and turns around every other round, so that nobody always follows the same neighbour. Times are medians
+over the rounds.
+
+Ratios are medians of the quotients of each round, not quotients of medians: whatever slows the machine for a while (a
+neighbour, the clock) slows both sides of a round and cancels out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import repeat
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, NoReturn, Protocol
+
+import torch
+
+BATCH_SECONDS = 0.01  # far above the clock's resolution, far below the time in which a machine changes its mood
+LEAST_ROUNDS = 5
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16)}
+DTYPES["bfloat16"] = torch.bfloat16
+
+
+# ---------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    low, _, high = quantiles(values, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return Spread(median(values), low, high)
+
+
+def measure(contenders: Mapping[str, Callable[[], object]], seconds: float, device: str) -> dict[str, list[float]]:
+    """Seconds per call of every contender, a value for each round, for about `seconds` in all."""
+    synchronize: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    calls = {name: calls_per_batch(call, synchronize) for name, call in contenders.items()}
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds
+    number = 0
+    while number < LEAST_ROUNDS or time.perf_counter() < end:
+        for name in order_of_round(list(contenders), number):
+            samples[name].append(seconds_of_batch(contenders[name], calls[name], synchronize) / calls[name])
+        number += 1
+    return samples
+
+
+def order_of_round(names: list[str], number: int) -> list[str]:
+    start = number % len(names)
+    rotated = names[start:] + names[:start]
+    return rotated[::-1] if number % 2 else rotated
+
+
+def calls_per_batch(call: Callable[[], object], synchronize: Callable[[], object]) -> int:
+    calls = 1
+    while (elapsed := seconds_of_batch(call, calls, synchronize)) < BATCH_SECONDS / 4:
+        calls *= 2
+    return math.ceil(calls * BATCH_SECONDS / elapsed)
+
+
+def seconds_of_batch(call: Callable[[], object], calls: int, synchronize: Callable[[], object]) -> float:
+    call()
+    collects = gc.isenabled()
+    gc.disable()  # a collection would be paid by whoever happens to run
+    try:
+        synchronize()
+        start = time.perf_counter()
+        for _ in repeat(None, calls):
+            call()
+        synchronize()
+        return time.perf_counter() - start
+    finally:
+        if collects:
+            gc.enable()
+
+
+def ratio(slower: Sequence[float], faster: Sequence[float]) -> Spread:
+    """How many times as long the first contender takes, from the samples of both."""
+    return spread([a / b for a, b in zip(slower, faster, strict=True)])
+
+
+class Copy:
+    """A plain copy that touches a given number of bytes, half of them source: the measure for GB/s.
+
+    It counts what is read and what is written. Where the copy does not fit in the caches, the machine moves half as
+    much again, since it fetches a line of the target before it is overwritten. An optimizer writes only lines that it
+    has read, so its GB/s may come out above those of the copy.
+    """
+
+    def __init__(self, touched: int, dtype: torch.dtype, device: str) -> None:
+        count = max(1, touched // 2 // dtype.itemsize)
+        # Ones, not zeros: untouched zeros are all one page of the system, which stays in the cache.
+        self.source = torch.ones(count, dtype=dtype, device=device)
+        self.target = torch.ones_like(self.source)
+        self.moved = 2 * self.source.nbytes
+
+    def __call__(self) -> None:
+        self.target.copy_(self.source)
+
+
+def gigabytes_per_second(moved: int, samples: Sequence[float]) -> float:
+    return moved / median(samples) / 1e9
+
+
+# ---------------------------------------------------------------- results
+
+
+class Row(Protocol):
+    """A line of the table; a dataclass, so that the JSON holds all its fields."""
+
+    def cells(self) -> list[str]: ...
+
+    def verdicts(self) -> list[tuple[str, bool]]:
+        """The floors of this row, in words, and whether they are held."""
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where and when the numbers were taken."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load": os.getloadavg()[0],  # processes that ran in the minute before: numbers taken beside others mislead
+        "date": datetime.now().isoformat(sep=" ", timespec="seconds"),
+    }
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def describe(where: Mapping[str, Any], options: argparse.Namespace) -> str:
+    parts = [where["cpu"], f"{where['cores']} cores", f"{where['threads']} threads", where["gpu"]]
+    parts += [f"torch {where['torch']}", options.dtype, f"load {where['load']:.1f} before", where["date"]]
+    return ", ".join(part for part in parts if part)
+
+
+def show_seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def show_ratio(ratio: Spread) -> str:
+    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def line_of_table(cells: Iterable[str], widths: Mapping[str, int]) -> str:
+    """Cells padded to the widths of their columns: negative to the left, positive to the right."""
+    pairs = zip(cells, widths.values(), strict=True)
+    return "  ".join(f"{cell:{'<' if width < 0 else '>'}{abs(width)}}" for cell, width in pairs).rstrip()
+
+
+def run(rows: Iterable[Row], columns: Mapping[str, int], options: argparse.Namespace, program: str) -> int:
+    """Print rows as they come, write the JSON, check the floors; the exit status."""
+    check_writable(options.json, program)
+    where = machine(options.device)
+    print(describe(where, options))
+    print(line_of_table(columns, columns), flush=True)
+    finished: list[Row] = []
+    status = 0
+    try:
+        for row in rows:
+            finished.append(row)
+            print(line_of_table(row.cells(), columns), flush=True)
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; rows finished: {len(finished)}", file=sys.stderr)
+        status = 130
+    if finished:
+        table = [asdict(row) for row in finished]
+        chosen = {name: value for name, value in vars(options).items() if name != "json"}
+        write_json(options.json, {"machine": where, "options": chosen, "rows": table}, program)
+    return status or (options.check and not floors_are_held(finished))
+
+
+def floors_are_held(rows: Iterable[Row]) -> bool:
+    """Say which floors are missed."""
+    verdicts = [verdict for row in rows for verdict in row.verdicts()]
+    missed = [text for text, held in verdicts if not held]
+    print(f"\n{len(verdicts) - len(missed)} of {len(verdicts)} floors held", *missed, sep="\nmissed: ")
+    return not missed
+
+
+def write_json(path: Path, contents: dict[str, Any], program: str) -> None:
+    """All at once: a reader finds the old file or the new one, never a part."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
+            json.dump(contents, file, indent=1, default=str)
+        os.chmod(file.name, 0o644)  # temporary files are private
+        os.replace(file.name, path)
+    except OSError as error:
+        fail(program, f"cannot write {path}: {error.strerror}", status=1)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def fail(program: str, message: str, status: int) -> NoReturn:
+    print(f"{program}: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(self.prog, message, status=2)
+
+
+def parser_with_common_options(program: str, description: str) -> OneLineParser:
+    parser = OneLineParser(program, description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--dtype", type=name_of(DTYPES), default="float32", metavar="D", help=", ".join(DTYPES))
+    add("--device", type=name_of(("cpu", "cuda")), default="cpu", metavar="D", help="cpu or cuda")
+    add("--seconds", type=positive, default=3.0, metavar="S", help="time for each row (default 3)")
+    add("--json", type=Path, metavar="PATH", help="file for the results (default: in runs/)")
+    add("--check", action="store_true", help="exit with 1 if a floor is missed (CPU, float32)")
+    return parser
+
+
+def parse_common_options(parser: OneLineParser, argv: list[str] | None) -> argparse.Namespace:
+    options = parser.parse_args(argv)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here, choose cpu")
+    if options.check and (options.device, options.dtype) != ("cpu", "float32"):
+        parser.error("--check: the floors are those of --device cpu --dtype float32")
+    return options
+
+
+def names_of(valid: Iterable[str]) -> Callable[[str], list[str]]:
+    """Parser of a comma-separated list of `valid` names."""
+    parse_one = name_of(valid)
+    return lambda text: list(dict.fromkeys(map(parse_one, text.split(","))))
+
+
+def name_of(valid: Iterable[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in valid:
+            raise argparse.ArgumentTypeError(f"unknown {text!r}, choose from {', '.join(valid)}")
+        return text.lower()
+
+    return parse
+
+
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def whole_number(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def check_writable(path: Path, program: str) -> None:
+    """Make the folder of the results and try it, before measuring rather than after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        fail(program, f"cannot write {path}: {error.strerror}; name another file with --json", status=2)

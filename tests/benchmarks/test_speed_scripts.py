@@ -1,0 +1,293 @@
+"""The speed scripts run and write what they promise. What they measure is not tested: it is the machine's."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(request, monkeypatch):
+    """The script of this name, which finds its helper beside itself."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module(request.param)
+
+
+def each_script(function):
+    return pytest.mark.parametrize("script", ["optimizer_step", "activations"], indirect=True)(function)
+
+
+def one_script(name: str):
+    return pytest.mark.parametrize("script", [name], indirect=True)
+
+
+@pytest.fixture
+def helper(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("side_by_side")
+
+
+def complaint(capsys, script, *argv: str) -> str:
+    """The one line on stderr of a call that exits with 2."""
+    with pytest.raises(SystemExit) as exit:
+        script.main(list(argv))
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(script.PROGRAM)
+    return err
+
+
+def read_results(path: Path) -> list[dict]:
+    """The rows of a JSON file that says where and how they were measured."""
+    contents = json.loads(path.read_text())
+    assert set(contents) == {"machine", "options", "rows"}
+    assert contents["machine"]["torch"] == torch.__version__
+    assert {"cpu", "cores", "threads", "load", "date"} <= set(contents["machine"])
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    return contents["rows"]
+
+
+def assert_spread(spread: dict[str, float]) -> None:
+    assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+
+
+# ---- command line
+
+
+@each_script
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--dtype", "float8"], ["'float8'", "float32", "bfloat16"]),
+        (["--device", "tpu"], ["'tpu'", "cpu", "cuda"]),
+        (["--seconds", "0"], ["'0'", "positive"]),
+        (["--seconds", "soon"], ["'soon'", "positive"]),
+        (["--check", "--dtype", "float64"], ["--check", "float32"]),
+        (["--momentum", "0.9"], ["--momentum"]),
+    ],
+)
+def test_a_mistake_takes_one_line_that_names_what_is_valid(capsys, script, argv, named):
+    line = complaint(capsys, script, *argv)
+    for word in named:
+        assert word in line
+
+
+@one_script("optimizer_step")
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--model", "mlp,vgg"], ["'vgg'", "tiny", "mlp", "many", "resnet18", "gpt2"]),
+        (["--optimizer", "adan"], ["'adan'", "sgd", "momentum", "rmsprop", "rmsprop-centered", "adam", "amsgrad"]),
+        (["--processes", "0"], ["'0'", "at least 1"]),
+        (["--first-step", "--dtype", "float64"], ["--first-step", "float32"]),
+        (["--first-step", "--compile"], ["--first-step", "--compile"]),
+    ],
+)
+def test_a_mistake_about_optimizers(capsys, script, argv, named):
+    line = complaint(capsys, script, *argv)
+    for word in named:
+        assert word in line
+
+
+@one_script("activations")
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--function", "gelo"], ["'gelo'", "relu", "sigmoid", "tanh", "silu"]),
+        (["--size", "1000"], ["'1000'", "1024", "65536", "1048576", "8388608"]),
+    ],
+)
+def test_a_mistake_about_activations(capsys, script, argv, named):
+    line = complaint(capsys, script, *argv)
+    for word in named:
+        assert word in line
+
+
+@one_script("optimizer_step")
+def test_first_steps_do_not_overwrite_the_results_of_steps(script):
+    assert script.parse_options([]).json != script.parse_options(["--first-step"]).json
+
+
+@each_script
+def test_a_device_that_is_not_there(capsys, script, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in complaint(capsys, script, "--device", "cuda")
+
+
+@each_script
+def test_a_file_that_cannot_be_written_is_found_before_measuring(capsys, script, tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "results.json", tmp_path):
+        assert "--json" in complaint(capsys, script, "--json", str(path))
+
+
+@one_script("optimizer_step")
+def test_a_model_that_needs_torchvision(capsys, script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    assert "--model tiny, mlp, many, gpt2" in complaint(capsys, script, "--model", "tiny,resnet18")
+
+
+# ---- a run
+
+
+@one_script("optimizer_step")
+def test_steps_are_compared_with_every_path_of_torch(capsys, script, tmp_path):
+    path = tmp_path / "results.json"
+    argv = ["--model", "tiny", "--optimizer", "sgd,rmsprop", "--seconds", "0.01", "--json", str(path)]
+    assert script.main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    _, header, *table = out.splitlines()
+    assert header.split()[:7] == ["model", "optimizer", "engine", "ours", "loop", "foreach", "fused"]
+    assert [line.split()[:2] for line in table] == [["tiny", "sgd"], ["tiny", "rmsprop"]]
+
+    sgd, rmsprop = read_results(path)
+    assert set(sgd["seconds"]) == {"ours", "loop", "foreach", "fused", "copy"}
+    assert set(rmsprop["seconds"]) == {"ours", "loop", "foreach", "copy"}
+    assert rmsprop["unavailable"] == {"fused": "torch.optim.RMSprop has no fused"}
+    for row in (sgd, rmsprop):
+        assert row["engine"]
+        assert row["rounds"] >= 5
+        assert row["best"] in ("loop", "foreach", "fused")
+        assert row["floor"] == 1.0
+        assert set(row["gigabytes_per_second"]) == set(row["seconds"])
+        for spread in (row["ratio"], *row["seconds"].values()):
+            assert_spread(spread)
+
+
+@one_script("optimizer_step")
+def test_first_steps_come_cold_then_warm_then_torchs(capsys, script, tmp_path, monkeypatch):
+    seen = []
+
+    def first_step(module, case, cache):
+        seen.append((module, cache))
+        return 0.1 * len(seen), "" if module == "torch.optim" else "c"
+
+    monkeypatch.setattr(script, "first_step", first_step)
+    path = tmp_path / "results.json"
+    argv = ["--first-step", "--optimizer", "sgd", "--processes", "2", "--json", str(path), "--check"]
+    assert script.main(argv) == 1
+    assert "missed: first step of sgd, warm" in capsys.readouterr().out
+    assert [module for module, _ in seen] == ["torch_lecture_ops.optim", "torch_lecture_ops.optim", "torch.optim"] * 2
+    assert seen[0][1] == seen[1][1] != seen[3][1]
+    (row,) = read_results(path)
+    assert (row["optimizer"], row["engine"], row["processes"]) == ("sgd", "c", 2)
+    for kind, median in (("cold", 0.25), ("warm", 0.35), ("torch", 0.45)):
+        assert_spread(row[kind])
+        assert row[kind]["median"] == pytest.approx(median)
+
+
+@one_script("optimizer_step")
+def test_a_first_step_is_taken_in_a_fresh_process(script, tmp_path):
+    seconds, engine = script.first_step("torch_lecture_ops.optim", script.CASES["momentum"], str(tmp_path))
+    assert seconds > 0
+    assert engine
+    assert (engine == "c") == any(tmp_path.rglob("*.so"))  # the cache was the one given
+
+
+@one_script("activations")
+def test_functions_are_compared_with_the_built_in_ones(capsys, script, tmp_path):
+    path = tmp_path / "results.json"
+    argv = ["--function", "relu,silu", "--size", "1024", "--seconds", "0.01", "--json", str(path)]
+    assert script.main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [line.split()[:3] for line in out.splitlines()[2:]] == [
+        [function, "1024", direction] for function in ("relu", "silu") for direction in ("forward", "forward+backward")
+    ]
+    rows = read_results(path)
+    assert [row["floor"] for row in rows] == [None, 0.55] * 2
+    for row in rows:
+        assert set(row["seconds"]) == set(row["gigabytes_per_second"]) == {"ours", "torch", "copy"}
+        assert row["rounds"] >= 5
+        for spread in (row["ratio"], *row["seconds"].values()):
+            assert_spread(spread)
+
+
+def test_a_script_runs_from_any_folder(tmp_path):
+    command = [sys.executable, BENCHMARKS / "activations.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--check" in done.stdout
+
+
+@each_script
+@pytest.mark.parametrize("floor, status", [(0.0, 0), (1e9, 1)])
+def test_a_missed_floor_fails_the_check_and_is_named(capsys, script, tmp_path, monkeypatch, floor, status):
+    monkeypatch.setattr(script, "FLOORS", dict.fromkeys(script.FLOORS, floor))
+    rows = {"optimizer_step": "--model=tiny --optimizer=sgd", "activations": "--function=relu --size=1024"}
+    argv = [*rows[script.__name__].split(), "--seconds=0.01", f"--json={tmp_path / 'results.json'}", "--check"]
+    assert script.main(argv) == status
+    out = capsys.readouterr().out
+    assert f"{1 - status} of 1 floors held" in out
+    assert ("missed: " in out) == bool(status)
+
+
+@one_script("optimizer_step")
+def test_ctrl_c_keeps_what_is_finished(capsys, script, tmp_path, monkeypatch):
+    def compare_and_stop(model, name, params, options, compare=script.compare):
+        if name == "adam":
+            raise KeyboardInterrupt
+        return compare(model, name, params, options)
+
+    monkeypatch.setattr(script, "compare", compare_and_stop)
+    path = tmp_path / "results.json"
+    argv = ["--model", "tiny", "--optimizer", "sgd,adam", "--seconds", "0.01", "--json", str(path)]
+    assert script.main(argv) == 130
+    assert "interrupted; rows finished: 1" in capsys.readouterr().err
+    assert [row["optimizer"] for row in read_results(path)] == ["sgd"]
+
+
+# ---- models and measuring
+
+
+@one_script("optimizer_step")
+def test_models_have_the_parameters_they_should(script):
+    pytest.importorskip("torchvision")
+    for model in script.MODELS.values():
+        assert len(model.checked_shapes()) == model.tensors
+
+
+@one_script("optimizer_step")
+def test_bytes_of_a_step(script):
+    params = [torch.nn.Parameter(torch.ones(10)), torch.nn.Parameter(torch.ones(5, 2))]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    for optimizer, touched, moved in (
+        (torch.optim.SGD(params), 2, 3),  # p and g; p goes both ways
+        (torch.optim.Adam(params), 4, 7),  # and the two averages
+    ):
+        optimizer.step()
+        assert script.bytes_of_step(optimizer) == (20 * 4 * touched, 20 * 4 * moved)
+
+
+def test_every_contender_runs_at_every_place_of_a_round(helper):
+    names = ["a", "b", "c"]
+    rounds = [helper.order_of_round(names, number) for number in range(6)]
+    assert all(sorted(order) == names for order in rounds)
+    assert all({order[place] for order in rounds} == set(names) for place in range(3))
+    assert {after for order in rounds for before, after in pairwise(order) if before == "a"} == {"b", "c"}
+
+
+def test_a_ratio_is_taken_within_rounds(helper):
+    slowed_in_the_third_round = helper.ratio([2.0, 2.0, 200.0], [1.0, 1.0, 100.0])
+    assert slowed_in_the_third_round == helper.Spread(2.0, 2.0, 2.0)
+
+
+def test_a_spread_of_one_value_is_that_value(helper):
+    assert helper.spread([3.0]) == helper.Spread(3.0, 3.0, 3.0)
+    assert helper.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == helper.Spread(3.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize("seconds, text", [(2.5e-7, "0.25 µs"), (9.4e-5, "94 µs"), (0.4342, "434 ms"), (17.0, "17 s")])
+def test_times_are_shown_in_their_unit(helper, seconds, text):
+    assert helper.show_seconds(seconds) == text
