@@ -7,9 +7,9 @@ functions of this module. `CLaunch`, `foreach` and `loop` execute it; none of th
 from .c_compiler import EngineUnavailable as EngineUnavailable
 from .c_compiler import note_fallback as note_fallback
 from .c_engine import CLaunch as CLaunch
-from .c_engine import Kernel as Kernel
 from .c_engine import kernel as kernel
-from .c_engine import supports as supports
+from .c_engine import threads_for as threads_for
+from .c_source import MEMORY as MEMORY
 from .foreach import TensorList as TensorList
 from .foreach import foreach as foreach
 from .loop import loop as loop

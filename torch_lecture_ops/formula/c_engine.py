@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate, chain
 from operator import is_
@@ -31,18 +31,24 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _threads(elements: int) -> int:
+def threads_for(elements: int) -> int:
+    """How many threads of torch's pool a kernel takes."""
     return 1 if elements < GRAIN or _forked else torch.get_num_threads()
 
 
 class Kernel:
-    """A formula compiled for columns of certain dtypes. Knows addresses, no tensors."""
+    """A formula compiled for columns of certain dtypes. Knows addresses, no tensors.
+
+    `run_one` is the compiled function for a single item: (elements, hypers or None, threads, address, ...), for a
+    caller that cannot afford more.
+    """
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         library = load(c_source(trace(formula), dtypes))
-        self._run, self._run_one = library.run, library.run_one
+        self._run = library.run
         self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
-        self._run_one.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * len(dtypes)]
+        self.run_one: Callable[..., int] = library.run_one
+        library.run_one.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * len(dtypes)]
 
     def __call__(self, starts: array[int], addresses: array[int], hypers: Sequence[float]) -> None:
         """Run over the items, whose elements are starts[i]..starts[i + 1]; `addresses` goes column by column."""
@@ -52,14 +58,10 @@ class Kernel:
             starts.buffer_info()[0],
             addresses.buffer_info()[0],
             numbers.buffer_info()[0],
-            _threads(starts[-1]),
+            threads_for(starts[-1]),
         )
         if failed:
             raise MemoryError("no memory for the table of a kernel")
-
-    def one(self, elements: int, *addresses: int) -> None:
-        """Run over a single item of a formula without hypers."""
-        self._run_one(elements, None, 1 if elements < GRAIN else _threads(elements), *addresses)
 
 
 @cache

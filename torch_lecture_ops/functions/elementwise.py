@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
-from ..formula import EngineUnavailable, Formula, Kernel, kernel, note_fallback, supports
+from ..formula import MEMORY, EngineUnavailable, Formula, kernel, note_fallback, threads_for
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -121,7 +122,7 @@ class _Evaluator:
 
     def __init__(self, formula: Formula) -> None:
         self._formula = formula
-        self._kernels: dict[torch.dtype, Kernel] = {}
+        self._kernels: dict[torch.dtype, Callable[..., int]] = {}
 
     def __call__(self, x: Tensor, g: Tensor | None = None) -> Tensor:
         """The result; a kernel computes it where no autograd, transform or compiler watches."""
@@ -139,26 +140,32 @@ class _Evaluator:
 
         It lies in memory as x does (in backward: as what was saved), like a built-in function's.
         """
-        if type(x) not in _PLAIN or not supports(x) or _dispatch_modes():
+        dtype = x.dtype
+        if type(x) not in _PLAIN or not x.is_cpu or x.layout is not torch.strided or x.is_neg() or _dispatch_modes():
             return self.on_tensors(x, g)
-        run = self._kernels.get(x.dtype) or self._build(x.dtype)
-        if run is None:
+        run_one = self._kernels.get(dtype) or self._build(dtype)
+        if run_one is None:
             return self.on_tensors(x, g)
         y = torch.empty_like(x)
-        strides = y.stride()
-        operands = [x] if g is None else [g, x]
-        if x.stride() != strides or (g is not None and (g.stride() != strides or g.is_neg())):
-            operands = [torch.empty_like(y).copy_(operand) for operand in operands]  # dense, as y lies
+        elements, strides = y.numel(), y.stride()
+        if x.stride() != strides:  # x has gaps or overlaps
+            x = torch.empty_like(y).copy_(x)
         try:
-            addresses = [operand.data_ptr() for operand in operands]
-        except RuntimeError:  # a wrapper around a tensor, such as that of is_grads_batched=True
+            if g is None:
+                run_one(elements, None, threads_for(elements), x.data_ptr(), y.data_ptr())
+            else:
+                if g.stride() != strides or g.is_neg():
+                    g = torch.empty_like(y).copy_(g)
+                run_one(elements, None, threads_for(elements), g.data_ptr(), x.data_ptr(), y.data_ptr())
+        except RuntimeError:  # no address: a wrapper around a tensor, such as that of is_grads_batched=True
             return self.on_tensors(x, g)
-        run.one(y.numel(), *addresses, y.data_ptr())
         return y
 
-    def _build(self, dtype: torch.dtype) -> Kernel | None:
+    def _build(self, dtype: torch.dtype) -> Callable[..., int] | None:
+        if dtype not in MEMORY:
+            return None
         try:
-            self._kernels[dtype] = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1))
+            self._kernels[dtype] = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1)).run_one
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
         return self._kernels.get(dtype)

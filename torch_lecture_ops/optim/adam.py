@@ -102,6 +102,8 @@ class Adam(RuleOptimizer):
 
     def check(self, group: Group) -> None:
         not_negative(eps=group["eps"])
+        if len(group["betas"]) != 2:
+            raise ValueError(f"Adam: betas must be a pair of numbers, got {group['betas']}")
         for index, beta in enumerate(group["betas"]):
             if isinstance(beta, Tensor) and beta.numel() != 1:
                 raise ValueError(f"Tensor betas[{index}] must be 1-element")

@@ -63,6 +63,13 @@ class Rule:
     asks_t: bool
     asks_first: bool
 
+    def check_keys(self, group: Group) -> None:
+        """Raise a FormulaError if the rule asks for something that the group does not have."""
+        known = {*group, *(("beta1", "beta2") if "betas" in group else ())}
+        for name in (*self.numbers, *self.flags, *(buffer.when for buffer in self.buffers if buffer.when)):
+            if name not in known:
+                raise FormulaError(f"{self.name}: the rule asks for {name!r}, but a group has {', '.join(group)}")
+
     def update(self, group: Group, first: bool) -> Update:
         """The step as this group asks for it; the same object every time."""
         return _update(
@@ -146,7 +153,7 @@ def _update(
         results = rule.function(p, g, *letters, **keywords)
         p, *letters = results if isinstance(results, tuple) else (results,)
         if len(letters) != len(present):
-            raise FormulaError(f"the rule must return {1 + len(present)} values, got {1 + len(letters)}")
+            raise FormulaError(f"{rule.name}: the rule must return {1 + len(present)} values, got {1 + len(letters)}")
         return (p, *(letter for letter, here in zip(letters, present, strict=True) if here), *t)
 
     array, scalar = get_args(Kind)

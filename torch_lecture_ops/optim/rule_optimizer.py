@@ -56,6 +56,7 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: Group) -> None:
         self._prepare()
+        self._rule.check_keys(defaults)
         self._check(defaults)
         super().__init__(params, defaults)
 
