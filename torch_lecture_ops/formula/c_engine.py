@@ -145,7 +145,8 @@ class CLaunch:
             if _addresses(column) != addresses or not all(map(is_, column, seen)):
                 return False
         strides, numels = list(map(Tensor.stride, columns[0])), list(map(Tensor.numel, columns[0]))
-        return strides == self._first_strides and numels == self._numels
+        same_dtype = {tensor.dtype for tensor in columns[0]} == {self._dtypes[0]}
+        return strides == self._first_strides and numels == self._numels and same_dtype
 
     def _bind(self, columns: Sequence[list[Tensor]]) -> None:
         self._count = 0  # stays so if something raises here
@@ -162,6 +163,8 @@ class CLaunch:
                     raise EngineUnavailable(
                         f"the C engine takes one dtype a column, got {self._dtypes[number]} and {tensor.dtype}"
                     )
+                if number not in arrays and tensor.numel() != 1:
+                    raise ValueError(f"{self._formula.name}: a scalar is one number, got shape {tuple(tensor.shape)}")
         self._kernel = kernel(self._formula, self._dtypes)
         firsts = columns[0]
         self._first_strides = list(map(Tensor.stride, firsts))

@@ -8,7 +8,7 @@ from importlib.resources import files
 import torch
 
 from .math import FormulaError
-from .trace import Node, Program
+from .trace import COMPARISONS, Node, Program
 
 # How a dtype lies in memory: C type, load and store. Half types are computed with in float.
 MEMORY = {
@@ -27,9 +27,9 @@ _TEMPLATES = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERA
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
 }
 _DOUBLE = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
-_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})", "div": "(double){0} / {1}"}  # masks are int
+_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
 _FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh")}
-_FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})", "div": "(float){0} / {1}"}
+_FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
 
 _RUN = """
 // Items i = 0..count-1; column k of item i begins at columns[k * count + i], its elements are start[i]..start[i+1]
@@ -173,7 +173,7 @@ class _Writer:
         return self.table.index(expression)
 
     def _c_type(self, node: Node) -> str:
-        return "int" if node.operation in ("lt", "le", "gt", "ge", "eq", "ne") else self.real
+        return "int" if node.operation in COMPARISONS else self.real
 
 
 def _literal(number: str) -> str:

@@ -102,16 +102,16 @@ class Operand:
 
 
 def _maximum(a: Any, b: Any) -> Any:
-    return torch.maximum(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else _clamp(a, b, "min")
+    return torch.maximum(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else _clamp(torch.clamp_min, a, b)
 
 
 def _minimum(a: Any, b: Any) -> Any:
-    return torch.minimum(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else _clamp(a, b, "max")
+    return torch.minimum(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else _clamp(torch.clamp_max, a, b)
 
 
-def _clamp(a: Any, b: Any, side: str) -> Any:
-    tensor, bound = (a, b) if isinstance(a, Tensor) else (b, a)
-    return torch.clamp(tensor, **{side: bound})  # like maximum: NaN stays NaN, -0 stays -0
+def _clamp(clamp: Any, a: Any, b: Any) -> Any:
+    """Like maximum: NaN stays NaN, -0 stays -0. (A bound of NaN is lost in the torch.clamp of torch 2.11.)"""
+    return clamp(a, b) if isinstance(a, Tensor) else clamp(b, a)
 
 
 _ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "where")}
@@ -182,5 +182,8 @@ def minimum(a: Any, b: Any) -> Any:
 
 
 def where(mask: Any, a: Any, b: Any) -> Any:
-    """a where the mask (a comparison) holds, else b. A selection: what is not taken leaves no trace, not even a NaN."""
+    """a where the mask (a comparison) holds, else b. A selection: what is not taken leaves no trace, not even a NaN.
+
+    One of a and b should be an array: of two numbers torch's operators make a tensor of its default dtype.
+    """
     return _call("where", mask, a, b)

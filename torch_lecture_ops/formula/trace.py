@@ -48,6 +48,9 @@ class Formula:
         return self.columns[column] if column < len(self.columns) else "array"
 
 
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
 class Symbol(Operand):
     """A value of the trace: an operation and the symbols it was computed from.
 
@@ -61,6 +64,8 @@ class Symbol(Operand):
 
     def apply(self, operation: str, *operands: Any) -> Symbol:
         symbols = tuple(map(_symbol, operands))
+        if operation not in ("where", "mul") and any(symbol.operation in COMPARISONS for symbol in symbols):
+            raise FormulaError(f"a comparison goes into where(...) or is multiplied, it has no {operation!r}")
         return Symbol(operation, symbols, all(symbol.uniform for symbol in symbols))
 
     def __repr__(self) -> str:
@@ -111,7 +116,7 @@ def trace(formula: Formula) -> Program:
         for column, result in zip(formula.stores, results, strict=True):
             if formula.kind(column) == "scalar" and not result.uniform:
                 raise FormulaError(f"result for column {column} must be one number an item, got one an element")
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         text = str(error).removeprefix(f"{formula.name}: ")
         raise FormulaError(
             f"{formula.name}: the formula cannot be traced: {text} (a formula uses + - * / **, comparisons and the "

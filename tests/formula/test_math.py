@@ -1,0 +1,365 @@
+"""The vocabulary of formulas on every operand, and the C engine's own functions over all floats."""
+
+import math
+import operator
+
+import numpy as np
+import pytest
+import torch
+
+import torch_lecture_ops.formula as formula
+from torch_lecture_ops.formula import CLaunch, Formula, FormulaError, TensorList, trace
+
+NAN, INF = math.nan, math.inf
+
+# name -> arguments for which every library has a value
+FUNCTIONS = {
+    "abs": [(-2.5,), (0.0,), (3.0,)],
+    "exp": [(-2.5,), (0.0,), (3.0,)],
+    "expm1": [(-2.5,), (0.0,), (1e-9,), (3.0,)],
+    "log": [(0.25,), (1.0,), (3.0,)],
+    "log1p": [(-0.75,), (0.0,), (1e-9,), (3.0,)],
+    "sqrt": [(0.0,), (0.25,), (3.0,)],
+    "tanh": [(-2.5,), (0.0,), (1e-9,), (3.0,)],
+    "maximum": [(1.0, 2.0), (2.0, 1.0), (-1.0, -1.0)],
+    "minimum": [(1.0, 2.0), (2.0, 1.0), (-1.0, -1.0)],
+    "where": [(True, 1.0, 2.0), (False, 1.0, 2.0)],
+}
+CALLS = [pytest.param(name, row, id=f"{name}{row}") for name, rows in FUNCTIONS.items() for row in rows]
+
+OPERATORS = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": operator.pow,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
+# Python asks a < b the other way round, as b > a
+MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+
+
+def reference(name, row):
+    return float(getattr(np, name)(*(np.float64(value) if type(value) is float else value for value in row)))
+
+
+def as_tensors(row, shape):
+    return [torch.full(shape, value, dtype=torch.bool if type(value) is bool else torch.float64) for value in row]
+
+
+def ulps_float64(got, want):
+    return abs(got - want) / math.ulp(want)
+
+
+# ---------------------------------------------------------------------------------------------------- operands
+
+
+@pytest.mark.parametrize("name, row", CALLS)
+def test_numbers_give_a_number(name, row):
+    got = getattr(formula, name)(*row)
+    assert type(got) is float
+    assert ulps_float64(got, reference(name, row)) <= 1  # two C libraries, each within 1 ulp and nearly always exact
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)])
+@pytest.mark.parametrize("name, row", CALLS)
+def test_tensors_give_a_tensor_of_their_shape(name, row, shape):
+    got = getattr(formula, name)(*as_tensors(row, shape))
+    assert got.shape == shape
+    assert got.dtype == torch.float64
+    assert all(ulps_float64(value, reference(name, row)) <= 2 for value in got.flatten().tolist())  # Sleef: 1 ulp
+
+
+@pytest.mark.parametrize("name, row", CALLS)
+def test_a_list_of_tensors_computes_like_each_of_its_tensors(name, row):
+    shapes = [(), (3,), (0,), (2, 3)]
+    lists = [TensorList(list(tensors)) for tensors in zip(*(as_tensors(row, shape) for shape in shapes), strict=True)]
+    got = getattr(formula, name)(*lists)
+    assert isinstance(got, TensorList)
+    for tensor, shape in zip(got.tensors, shapes, strict=True):
+        torch.testing.assert_close(tensor, getattr(formula, name)(*as_tensors(row, shape)), rtol=4e-16, atol=0)  # 2 ulp
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_symbols_give_one_line_of_a_program(name):
+    arity = len(FUNCTIONS[name][0])
+    program = trace(Formula(lambda *columns: getattr(formula, name)(*columns), ("array",) * arity, (0,)))
+    *leaves, last = program.nodes
+    assert [node.operation for node in leaves] == ["array"] * arity
+    assert (last.operation, last.operands) == (name, tuple(range(arity)))
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+@pytest.mark.parametrize("make", [lambda v: torch.tensor([v]), lambda v: TensorList([torch.tensor([v])])])
+def test_a_number_on_either_side(name, make):
+    function, builtin = getattr(formula, name), {"maximum": max, "minimum": min}[name]
+    for a, b in [(1.0, 2.0), (2.0, 1.0)]:
+        for got in (function(make(a), b), function(a, make(b))):
+            tensor = got.tensors[0] if isinstance(got, TensorList) else got
+            assert tensor.tolist() == [builtin(a, b)]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("other", [3.0, 2, torch.tensor(3.0, dtype=torch.float64)], ids=["float", "int", "0-dim"])
+def test_operators_of_lists_both_ways_round(name, other):
+    values = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+    apply, many = OPERATORS[name], TensorList([values, values[:0], values[0]])
+    for got, want in [
+        (apply(many, other), apply(values, other)),
+        (apply(other, many), apply(other, values)),
+        (apply(many, many), apply(values, values)),
+    ]:
+        assert torch.equal(got.tensors[0], want)
+        assert torch.equal(got.tensors[1], want[:0])
+        assert torch.equal(got.tensors[2], want[0])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("other", [3.0, 2, np.float64(3.0)], ids=["float", "int", "numpy"])
+def test_operators_of_symbols_both_ways_round(name, other):
+    apply = OPERATORS[name]
+    forward = trace(Formula(lambda x: apply(x, other), ("array",), (0,))).nodes[-1]
+    backward = trace(Formula(lambda x: apply(other, x), ("array",), (0,))).nodes
+    number = float(other).hex()
+    assert forward.operation == name
+    assert forward.operands == (0, 1)
+    order = [0, 1] if name in ("eq", "ne", *MIRRORED) else [1, 0]
+    assert backward[-1].operation == MIRRORED.get(name, name)
+    assert [backward[operand].operation for operand in backward[-1].operands] == [("array", "number")[k] for k in order]
+    assert number in [node.operands[0] for node in backward]
+
+
+def test_signs_and_abs_of_lists_and_symbols():
+    many = TensorList([torch.tensor([-1.5, 0.0])])
+    assert (-many).tensors[0].tolist() == [1.5, -0.0]
+    assert (+many).tensors[0].tolist() == [-1.5, 0.0]
+    assert abs(many).tensors[0].tolist() == [1.5, 0.0]
+    program = trace(Formula(lambda x: abs(-(+x)), ("array",), (0,)))
+    assert [node.operation for node in program.nodes] == ["array", "neg", "abs"]
+
+
+@pytest.mark.parametrize("many", [TensorList([torch.ones(2)])], ids=["list"])
+def test_lists_neither_branch_nor_change(many):
+    with pytest.raises(FormulaError, match=r"cannot branch on values.*where\(condition, a, b\)"):
+        bool(many > 0)
+    with pytest.raises(FormulaError, match=r"must not write in place; write m = m \+ g"):
+        many += 1
+    assert hash(many) == hash(many)  # though == compares values
+
+
+# ------------------------------------------------------------------------------------- NaN, inf and signed zero
+
+PAIRS = [(NAN, 1.0), (1.0, NAN), (NAN, NAN), (INF, 1.0), (-INF, 1.0), (INF, -INF), (0.0, -1.0), (-0.0, -1.0)]
+PAIRS += [(-0.0, 1.0), (1.0, -0.0)]
+
+
+def compiled(function, *arguments):
+    columns = [[torch.tensor([value])] for value in arguments]
+    out = torch.zeros(1)
+    CLaunch(Formula(function, ("array",) * len(arguments), (len(arguments),)))([*columns, [out]], ())
+    return out.item()
+
+
+EVALUATIONS = {
+    "numbers": lambda function, *row: function(*row),
+    "tensors": lambda function, *row: function(*(torch.tensor(value) for value in row)).item(),
+    "number on the right": lambda function, a, b: function(torch.tensor(a), b).item(),
+    "number on the left": lambda function, a, b: function(a, torch.tensor(b)).item(),
+    "lists": lambda function, *row: function(*(TensorList([torch.tensor([v])]) for v in row)).tensors[0].item(),
+    "list and number": lambda function, a, b: function(TensorList([torch.tensor([a])]), b).tensors[0].item(),
+    "number and list": lambda function, a, b: function(a, TensorList([torch.tensor([b])])).tensors[0].item(),
+    "C": pytest.param(compiled, marks=pytest.mark.needs_compiler),
+}
+
+
+def same(got, want):
+    return math.isnan(want) if math.isnan(got) else (got == want and math.copysign(1, got) == math.copysign(1, want))
+
+
+@pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_maximum_and_minimum_carry_nan_and_signed_zero(name, evaluate):
+    for a, b in PAIRS:
+        got, want = evaluate(getattr(formula, name), a, b), float(getattr(np, name)(a, b))
+        assert same(got, want), (a, b)
+
+
+@pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_two_zeros_give_a_zero(name, evaluate):  # of which sign, IEEE 754 leaves open
+    for a in (0.0, -0.0):
+        for b in (0.0, -0.0):
+            assert evaluate(getattr(formula, name), a, b) == 0.0
+
+
+@pytest.mark.parametrize("evaluate", [EVALUATIONS[key] for key in ("numbers", "tensors", "lists", "C")])
+def test_where_takes_one_and_leaves_no_trace_of_the_other(evaluate):
+    def selected(x, a, b):
+        return formula.where(x > 0.0, a, b)
+
+    for x, a, b, want in [
+        (1.0, 2.0, NAN, 2.0),
+        (-1.0, NAN, 2.0, 2.0),
+        (1.0, -0.0, 1.0, -0.0),
+        (-1.0, INF, -0.0, -0.0),
+        (1.0, INF, -INF, INF),
+        (NAN, 1.0, 2.0, 2.0),  # no comparison with NaN holds
+        (1.0, NAN, 1.0, NAN),
+    ]:
+        assert same(evaluate(selected, x, a, b), want), (x, a, b)
+
+
+# ------------------------------------------------------------------------- the C engine's functions over all floats
+
+# Every 257th of all 2^32 bit patterns: an odd stride, so that every exponent sees every kind of mantissa; with the
+# patterns around each power of two, and the points where the C code changes its way.
+STRIDE = 257
+CHUNK = STRIDE << 20
+TRANSCENDENTAL = ("exp", "expm1", "log", "log1p", "tanh")
+
+
+def neighbours(patterns, reach=4):
+    wide = np.asarray(patterns, np.int64)[:, None] + np.arange(-reach, reach + 1)
+    return (wide.ravel() % 2**32).astype(np.uint32)
+
+
+def special_patterns():
+    powers = np.arange(512, dtype=np.int64) << 23  # all exponents, both signs; 0, subnormals, infinities and NaNs
+    turns = [0.3, 0.5, 1.0, 2**-24, 10.0, 16.6, 20.0, 87.3, 88.7228, 89.0, 103.97, 105.0, math.sqrt(0.5), math.sqrt(2)]
+    turns = np.array([*turns, *(-np.array(turns)), *(np.arange(-152, 130) * math.log(2)), *np.arange(-150.5, 129.5)])
+    return np.concatenate([neighbours(powers), neighbours(turns.astype(np.float32).view(np.uint32), 64)])
+
+
+def all_patterns():
+    for start in range(0, 2**32, CHUNK):
+        yield np.arange(start, min(start + CHUNK, 2**32), STRIDE, dtype=np.uint32)
+    yield special_patterns()
+
+
+def elementwise(function, source, target):
+    """A launch of y = function(x) for one x and y."""
+    launch = CLaunch(Formula(function, ("array",), (1,)))
+
+    def run(x):
+        y = torch.empty(x.shape, dtype=target)
+        launch([[x.to(source)], [y]], ())
+        return y
+
+    return run
+
+
+def ulps(got, want, mantissa, smallest):
+    """Distance in units in the last place of `want`; what is beyond the range counts as the next power of two."""
+    limit = want.dtype.type(2.0) ** (127 if mantissa == 23 else 1023) * 2
+    got, want = np.clip(got.astype(want.dtype), -limit, limit), np.clip(want, -limit, limit)
+    _, exponent = np.frexp(want)
+    unit = np.ldexp(want.dtype.type(1.0), np.maximum(exponent - 1 - mantissa, smallest))
+    return np.abs(got - want) / unit
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("name", TRANSCENDENTAL)
+def test_float32_functions_are_within_2_ulp_over_all_floats(name):
+    run, function = elementwise(getattr(formula, name), torch.float32, torch.float32), getattr(np, name)
+    for patterns in all_patterns():
+        x = patterns.view(np.float32)
+        got = run(torch.from_numpy(x)).numpy()
+        with np.errstate(all="ignore"):
+            want = function(x.astype(np.float64))
+            nan = np.isnan(want)
+            assert np.array_equal(np.isnan(got), nan)
+            wrong_sign = (np.signbit(got) != np.signbit(want)) & ~nan
+            assert not wrong_sign.any(), x[wrong_sign][:5]
+            error = ulps(got[~nan], want[~nan], 23, -149)
+        worst = error.argmax() if error.size else 0
+        assert error.size == 0 or error[worst] <= 2, (name, float(x[~nan][worst]).hex(), error[worst])
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("name, bound", [("exp", 1), ("expm1", 1), ("log", 1), ("log1p", 1), ("tanh", 2.5)])
+def test_float64_functions_are_those_of_the_c_library(name, bound):
+    # The bounds are those that the manual of glibc states, 1 ulp and for tanh 2 ulp from the correctly rounded value,
+    # which is 1/2 ulp from the true one. The reference has 11 bits more than a double.
+    numbers = np.random.default_rng(0)
+    patterns = numbers.integers(0, 2**64, 100_000, dtype=np.uint64)
+    edges = [0.0, -0.0, INF, -INF, NAN, 5e-324, -5e-324, 2**-1022, -1.0, 1.0, 709.78, 709.79, -745.13, -745.14, 1e308]
+    uniform, normal = numbers.uniform(-750, 750, 100_000), numbers.normal(size=100_000)
+    x = np.concatenate([patterns.view(np.float64), uniform, normal, edges])
+    got = elementwise(getattr(formula, name), torch.float64, torch.float64)(torch.from_numpy(x)).numpy()
+    with np.errstate(all="ignore"):
+        want = getattr(np, name)(x.astype(np.longdouble))
+        nan = np.isnan(want)
+        assert np.array_equal(np.isnan(got), nan)
+        assert np.array_equal(np.signbit(got)[~nan], np.signbit(want)[~nan])
+        assert ulps(got[~nan], want[~nan], 52, -1074).max() <= bound
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("function, reference", [
+    (formula.sqrt, np.sqrt),
+    (lambda x: 3 / x, lambda x: x.dtype.type(3) / x),
+    (lambda x: x / (x + 1), lambda x: x / (x + 1)),
+], ids=["sqrt", "3 / x", "x / (x + 1)"])  # fmt: skip
+def test_square_roots_and_quotients_are_correctly_rounded(function, reference, dtype):
+    x = torch.from_numpy(np.arange(0x3F800000, 0x40800000, 7, dtype=np.int32).view(np.float32)).to(dtype) * (1 / 3)
+    assert torch.equal(elementwise(function, dtype, dtype)(x), torch.from_numpy(reference(x.numpy())))
+
+
+# ------------------------------------------------------------------------------------------- half types in memory
+
+
+def half_patterns(dtype):
+    return torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+def assert_same_bits(got, want):
+    """Equal bit for bit, NaN for NaN."""
+    integer = {2: torch.int16, 4: torch.int32}[got.element_size()]
+    assert torch.equal(got.isnan(), want.isnan())
+    equal = got.view(integer) == want.view(integer)
+    assert (equal | want.isnan()).all()
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_half_is_loaded_and_stored_exactly(dtype):
+    halves = half_patterns(dtype)
+    loaded = elementwise(lambda x: x, dtype, torch.float32)(halves)
+    assert_same_bits(loaded, halves.float())
+    assert_same_bits(elementwise(lambda x: x, torch.float32, dtype)(loaded), halves)
+    assert_same_bits(elementwise(lambda x: x, dtype, dtype)(halves), halves)
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_floats_round_to_half_as_in_torch(dtype):
+    run = elementwise(lambda x: x, torch.float32, dtype)
+    for patterns in all_patterns():
+        x = torch.from_numpy(patterns.view(np.float32))
+        assert_same_bits(run(x), x.to(dtype))
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halfway_between_two_halves_goes_to_the_even_one(dtype):
+    magnitudes = half_patterns(dtype)[: 2**15]  # from 0 up to infinity, then NaN
+    finite = magnitudes[magnitudes.isfinite()].double()
+    top = finite[-1] + (finite[-1] - finite[-2])  # where infinity stands in for the next number
+    middle = ((finite + torch.cat([finite[1:], top[None]])) / 2).float()  # exact: one bit more than a half has
+    odd = torch.arange(len(finite)) % 2 == 1
+    for x, up in [
+        (middle.nextafter(torch.tensor(0.0)), torch.zeros_like(odd)),
+        (middle, odd),
+        (middle.nextafter(torch.tensor(INF)), torch.ones_like(odd)),
+    ]:
+        want = magnitudes.view(torch.int16)[: len(finite)] + up.to(torch.int16)
+        for sign in (1, -1):
+            got = elementwise(lambda x: x, torch.float32, dtype)(sign * x)
+            assert torch.equal(got.view(torch.int16).int() & 0x7FFF, want.int())
+            assert torch.equal(got.signbit(), torch.full_like(odd, sign < 0))
