@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .loop import is_overwritten, operand, store
-from .math import Operand
-from .trace import Formula
+from .math import Operand, where
+from .trace import COMPARISONS, Formula
 
 
 def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
@@ -88,4 +88,4 @@ _OPERATIONS |= {
     "maximum": _commutative(torch._foreach_maximum),
     "minimum": _commutative(torch._foreach_minimum),
 }
-_OPERATIONS |= {name: _each(getattr(torch, name)) for name in ("lt", "le", "gt", "ge", "eq", "ne", "where")}
+_OPERATIONS |= {name: _each(getattr(torch, name)) for name in COMPARISONS} | {"where": _each(where)}

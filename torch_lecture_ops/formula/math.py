@@ -114,8 +114,15 @@ def _clamp(clamp: Any, a: Any, b: Any) -> Any:
     return clamp(a, b) if isinstance(a, Tensor) else clamp(b, a)
 
 
-_ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "where")}
-_ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum}
+def _where(mask: Any, a: Any, b: Any) -> Any:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.where(mask, a, b)
+    # Numbers are double in a formula; torch would round them to its default dtype.
+    return torch.where(mask, *(mask.new_tensor(number, dtype=torch.float64) for number in (a, b)))
+
+
+_ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh")}
+_ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum, "where": _where}
 
 _ON_NUMBERS = {name: getattr(math, name) for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
 _ON_NUMBERS |= {
@@ -182,8 +189,5 @@ def minimum(a: Any, b: Any) -> Any:
 
 
 def where(mask: Any, a: Any, b: Any) -> Any:
-    """a where the mask (a comparison) holds, else b. A selection: what is not taken leaves no trace, not even a NaN.
-
-    One of a and b should be an array: of two numbers torch's operators make a tensor of its default dtype.
-    """
+    """a where the mask (a comparison) holds, else b. A selection: what is not taken leaves no trace, not even a NaN."""
     return _call("where", mask, a, b)

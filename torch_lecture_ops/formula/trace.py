@@ -35,12 +35,17 @@ class Formula:
     name: str = "formula"
 
     def __call__(self, columns: tuple[Any, ...], hypers: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The results for one item, with the number of them checked."""
-        results = self.function(*columns, **dict(zip(self.hypers, hypers, strict=True)))
+        """The results for one item, with the number of them checked. A FormulaError names the formula."""
+        try:
+            results = self.function(*columns, **dict(zip(self.hypers, hypers, strict=True)))
+        except FormulaError as error:
+            raise FormulaError(f"{self.name}: {error}") from None
         if not isinstance(results, tuple):
             results = (results,)
         if len(results) != len(self.stores):
             raise FormulaError(f"{self.name}: the formula must return {len(self.stores)} results, got {len(results)}")
+        if any(result is None for result in results):
+            raise FormulaError(f"{self.name}: the formula returns None as one of its {len(results)} results")
         return results
 
     def kind(self, column: int) -> Kind:

@@ -172,7 +172,8 @@ class _Evaluator:
 
     def on_tensors(self, x: Tensor, g: Tensor | None = None) -> Tensor:
         """The formula on torch's operators; half types in float32, rounded once."""
-        operands = (x,) if g is None else (g, x)
+        operands = [x] if g is None else [g, x]
         if x.dtype in (torch.float16, torch.bfloat16):
-            return self._formula(tuple(operand.float() for operand in operands), ())[0].to(x.dtype)
-        return self._formula(operands, ())[0]
+            operands = [operand.float() for operand in operands]
+        (y,) = self._formula(tuple(operands), ())
+        return y.to(x.dtype)
