@@ -16,7 +16,8 @@ from .trace import Formula, Kind
 def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
     """Store the results of the formula in the columns that it names."""
     for item in zip(*columns, strict=True):
-        operands = tuple(map(operand, item, formula.columns))
+        values = map(Tensor.clone, item) if torch.is_grad_enabled() else item  # autograd keeps what is overwritten
+        operands = tuple(map(operand, values, formula.columns))
         results = formula(operands, tuple(hypers))
         results = tuple(r.clone() if is_overwritten(formula, operands, r) else r for r in results)
         for column, result in zip(formula.stores, results, strict=True):

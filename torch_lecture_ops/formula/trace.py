@@ -44,8 +44,9 @@ class Formula:
             results = (results,)
         if len(results) != len(self.stores):
             raise FormulaError(f"{self.name}: the formula must return {len(self.stores)} results, got {len(results)}")
-        if any(result is None for result in results):
-            raise FormulaError(f"{self.name}: the formula returns None as one of its {len(results)} results")
+        for result in results:
+            if not isinstance(result, (int, float, Tensor, Operand)):
+                raise FormulaError(f"{self.name}: {_not_an_operand(result)}")
         return results
 
     def kind(self, column: int) -> Kind:
@@ -84,7 +85,11 @@ def _symbol(value: Any) -> Symbol:
         return Symbol("number", (float(value).hex(),), uniform=True)  # as text: 0.0 and -0.0 differ
     if isinstance(value, Tensor):
         raise FormulaError("a formula cannot use a tensor from outside; pass it as an argument")
-    raise FormulaError(f"a formula computes with its arguments and numbers, got {type(value).__name__}")
+    raise FormulaError(_not_an_operand(value))
+
+
+def _not_an_operand(value: Any) -> str:
+    return f"a formula computes with its arguments and numbers, got {type(value).__name__}"
 
 
 @dataclass(frozen=True)

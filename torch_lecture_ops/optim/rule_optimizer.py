@@ -113,7 +113,7 @@ class RuleOptimizer(Optimizer):
         """
         # torch wraps step in a profiler range and its hooks: skipped when nobody listens, they cost as much as the rest
         if _HOOKS[0] or _HOOKS[1] or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _profiling():
-            return self._listened_step(closure)
+            return self._listened_step() if closure is None else self._listened_step(closure)
         return self._plain_step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch need not wrap it

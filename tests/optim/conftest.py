@@ -1,0 +1,196 @@
+"""The tables shared by the tests of the optimizers, and what they all need: parameters, gradients, a distance.
+
+A test that takes `case` runs for every optimizer and every row of its table; `name`, for every optimizer once;
+`engine`, for every engine; `asked`, for the keyword arguments that ask for each engine, or for none; `case_dtype`, for
+every row with float64, float32 and one of the half types.
+"""
+
+import copy
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from torch_lecture_ops import optim
+
+
+def wide(value):
+    """A hyper-parameter as a tensor: of float64, for torch computes step sizes in the dtype of the learning rate."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+# Every optimizer that torch has too -> rows of keyword arguments. The learning rates move parameters of size 1 to 2 by
+# a few hundredths a step: more than the resolution of bfloat16, and so little that values of both signs stay apart.
+CASES = {
+    "SGD": [
+        dict(lr=0.02),
+        dict(lr=0.0),
+        dict(lr=0.02, maximize=True),
+        dict(lr=0.02, weight_decay=0.1),
+        dict(lr=0.02, momentum=0.9),
+        dict(lr=0.02, momentum=0.9, dampening=0.5),
+        dict(lr=0.02, momentum=0.9, nesterov=True),
+        dict(lr=0.02, momentum=0.5, nesterov=True, weight_decay=0.1, maximize=True),
+        dict(lr=0.02, momentum=0.5, dampening=-0.25, weight_decay=0.1, maximize=True),
+        dict(lr=wide(0.02)),
+        dict(lr=wide([0.02]), momentum=0.9, nesterov=True),
+    ],
+    "Adam": [
+        dict(lr=0.02),
+        dict(lr=0.02, betas=(0.5, 0.75)),
+        dict(lr=0.02, betas=(0.0, 0.0)),
+        dict(lr=0.02, eps=0.5),
+        dict(lr=0.02, eps=0.0),
+        dict(lr=0.02, maximize=True),
+        dict(lr=0.02, weight_decay=0.1),
+        dict(lr=0.02, weight_decay=0.1, decoupled_weight_decay=True),
+        dict(lr=0.02, amsgrad=True),
+        dict(lr=0.02, amsgrad=True, weight_decay=0.1, maximize=True, betas=(0.5, 0.75)),
+        dict(lr=0.02, amsgrad=True, weight_decay=0.1, maximize=True, decoupled_weight_decay=True),
+        dict(lr=wide(0.02)),
+        dict(lr=wide(0.02), betas=(wide(0.5), wide(0.75))),
+        dict(lr=wide(0.02), weight_decay=0.1, decoupled_weight_decay=True),
+    ],
+    "RMSprop": [
+        dict(lr=0.005),
+        dict(lr=0.005, alpha=0.5),
+        dict(lr=0.005, alpha=0.0, eps=0.0),
+        dict(lr=0.005, eps=0.5),
+        dict(lr=0.005, maximize=True),
+        dict(lr=0.005, weight_decay=0.1),
+        dict(lr=0.005, momentum=0.9),
+        dict(lr=0.005, centered=True),
+        dict(lr=0.005, centered=True, momentum=0.5, alpha=0.75),
+        dict(lr=0.005, centered=True, momentum=0.9, weight_decay=0.1, maximize=True),
+        dict(lr=wide(0.005), momentum=0.9),
+    ],
+}
+
+ENGINES = {"c": dict(fused=True), "foreach": dict(foreach=True), "loop": dict(foreach=False, fused=False)}
+HALF = (torch.bfloat16, torch.float16)
+
+# Around the widths of vectors (4 to 64 elements) and below them.
+SHAPES = ((), (1,), (2,), (3,), (5,), (7,), (8,), (9,), (15,), (16,), (17,), (31,), (4, 8), (33,), (47,), (63,), (8, 8))
+SHAPES += ((65,), (70,))
+
+Engine = namedtuple("Engine", "name kwargs")
+
+
+class Case(namedtuple("Case", "name kwargs")):
+    """An optimizer and keyword arguments, for our class and torch's."""
+
+    def ours(self, params, **more):
+        return getattr(optim, self.name)(params, **copy.deepcopy(self.kwargs) | more)
+
+    def torchs(self, params, **more):
+        return getattr(torch.optim, self.name)(params, **copy.deepcopy(self.kwargs) | more)
+
+    def torchs_loop(self, params, **more):
+        """torch's reference implementation; the others have defects (test_defects.py)."""
+        return self.torchs(params, foreach=False, **more)
+
+    def __repr__(self):
+        return ",".join([self.name, *(f"{key}={_short(value)}" for key, value in self.kwargs.items())])
+
+
+def _short(value):
+    if isinstance(value, torch.Tensor):
+        return f"tensor{value.tolist()}"
+    return "(" + " ".join(map(_short, value)) + ")" if isinstance(value, tuple) else str(value)
+
+
+def pytest_generate_tests(metafunc):
+    cases = [Case(name, kwargs) for name, rows in CASES.items() for kwargs in rows]
+    dtypes = [(case, d) for row, case in enumerate(cases) for d in (torch.float64, torch.float32, HALF[row % 2])]
+    engines = [pytest.param(Engine(name, kwargs), id=name) for name, kwargs in ENGINES.items()]
+    engines[0] = pytest.param(*engines[0].values, marks=pytest.mark.needs_compiler, id="c")
+    tables = {
+        "case": [pytest.param(case, id=repr(case)) for case in cases],
+        "name": list(CASES),
+        "engine": engines,
+        "asked": [pytest.param({}, id="default")]
+        + [pytest.param(e.values[0].kwargs, marks=e.marks, id=e.id) for e in engines],
+        "case_dtype": [pytest.param((case, d), id=f"{case!r}-{str(d).removeprefix('torch.')}") for case, d in dtypes],
+    }
+    for argument, rows in tables.items():
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, rows)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def values(shape, low, high, dtype, seed):
+    """Random numbers of magnitude low to high and either sign: none is so small that a rounding error counts double."""
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.float64
+    if dtype.is_complex:
+        shape = (*shape, 2)
+    size = low + (high - low) * torch.rand(shape, generator=generator, dtype=real)
+    signed = size * (1 - 2 * torch.randint(0, 2, shape, generator=generator, dtype=real))
+    return (torch.view_as_complex(signed) if dtype.is_complex else signed).to(dtype)
+
+
+def parameters(dtype=torch.float32, shapes=SHAPES):
+    """Parameters of magnitude 1 to 2; the same at every call."""
+    return [torch.nn.Parameter(values(shape, 1, 2, dtype, seed)) for seed, shape in enumerate(shapes)]
+
+
+def give_gradients(step, *models, without=()):
+    """Each model (a list of parameters) gets the same gradients, of magnitude 1/2 to 2, for this step."""
+    for params in models:
+        for number, p in enumerate(params):
+            gradient = values(p.shape, 0.5, 2, p.dtype, 1000 * (step + 1) + number)
+            p.grad = None if number in without else gradient
+
+
+def entries(params, optimizer):
+    """Name -> number of the parameter -> tensor, for the parameters and every entry of their state."""
+    columns = {"param": {number: p.detach() for number, p in enumerate(params)}}
+    for number, p in enumerate(params):
+        for key, value in optimizer.state.get(p, {}).items():
+            columns.setdefault(key, {})[number] = value
+    return columns
+
+
+def flat(tensors):
+    """All elements of tensors, as one vector of float64."""
+    tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    return torch.cat([t.detach().reshape(-1).double() for t in tensors])
+
+
+def distance(ours, theirs, before=()):
+    """How far ours is from theirs, in units of the dtype's eps times the larger of the old and the new value.
+
+    A step adds something to the old value (not there: zero), so this is the unit of its rounding error even where old
+    and added cancel. Equal values, infinite or NaN as well, are at distance 0.
+    """
+    if not theirs:
+        return 0.0
+    dtype = next(iter(theirs.values())).dtype
+    a, b = flat(ours.values()), flat(theirs.values())
+    old = flat(before[number] if number in before else torch.zeros_like(t) for number, t in theirs.items())
+    size = torch.maximum(torch.maximum(a.abs(), b.abs()), old.abs())
+    same = (a == b) | (a.isnan() & b.isnan())
+    units = (a - b).abs() / (size * torch.finfo(dtype).eps)
+    return torch.where(same, 0.0, units).nan_to_num(float("inf")).max().item()
+
+
+@pytest.fixture(scope="session")
+def table():
+    """What a test module needs of this file besides the rows: modules of tests cannot import from each other."""
+    return SimpleNamespace(
+        cases=CASES,
+        shapes=SHAPES,
+        engines=ENGINES,
+        Case=Case,
+        values=values,
+        parameters=parameters,
+        give_gradients=give_gradients,
+        entries=entries,
+        flat=flat,
+        distance=distance,
+    )
