@@ -6,6 +6,7 @@ functions of this module. `CLaunch`, `foreach` and `loop` execute it; none of th
 
 from .c_compiler import EngineUnavailable as EngineUnavailable
 from .c_compiler import note_fallback as note_fallback
+from .c_engine import GRAIN as GRAIN
 from .c_engine import CLaunch as CLaunch
 from .c_engine import kernel as kernel
 from .c_engine import threads_for as threads_for

@@ -13,11 +13,15 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
-from ..formula import MEMORY, EngineUnavailable, Formula, kernel, note_fallback, threads_for
+from ..formula import GRAIN, MEMORY, EngineUnavailable, Formula, kernel, note_fallback, threads_for
 
+# Looked up once: a call with a small tensor is mostly lookups.
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_PLAIN = (Tensor, Parameter)
+_PLAIN = frozenset((Tensor, Parameter))
+_STRIDED = torch.strided
 
 
 class Elementwise(Function):
@@ -60,11 +64,13 @@ class Elementwise(Function):
         chain = _Evaluator(Formula(cls.chain, ("array", "array"), (2,), name=f"{cls.__name__}'s slope"))
 
         def forward(x: Tensor) -> Tensor:
-            return value(x)
+            return value.on_tensors(x) if _transforms_active() or forward_ad._current_level >= 0 else value.by_kernel(x)
 
         def backward(ctx: Any, g: Tensor) -> Tensor:
             (saved,) = ctx.saved_tensors
-            return chain(saved, g.conj()).conj() if saved.is_complex() else chain(saved, g)
+            if _is_compiling() or _is_grad_enabled() or _transforms_active() or forward_ad._current_level >= 0:
+                return chain.backward_on_tensors(saved, g)
+            return chain.by_kernel(saved, g)
 
         def jvp(ctx: Any, tangent: Tensor) -> Tensor:
             (saved,) = ctx.saved_tensors
@@ -76,7 +82,7 @@ class Elementwise(Function):
             ctx.save_for_forward(saved)
 
         def eager_forward(ctx: Any, x: Tensor) -> Tensor:
-            y = value(x) if torch.compiler.is_compiling() else value.unwatched(x)
+            y = value.on_tensors(x) if _is_compiling() else value.by_kernel(x)
             ctx.save_for_backward(x if saves_input else y)
             return y
 
@@ -87,18 +93,18 @@ class Elementwise(Function):
         fast_apply = getattr(super(Function, eager), "apply", eager.apply)
 
         def call(x: Tensor, inplace: bool = False) -> Tensor:
-            if not (x.is_floating_point() or x.is_complex()):
-                x = _accept_integers(cls, x)
             if inplace:
                 return x.copy_(call(x.clone() if saves_input and x.requires_grad else x))
-            if torch.compiler.is_compiling():
+            if not (x.is_floating_point() or x.is_complex()):
+                x = _accept_integers(cls, x)
+            if _is_compiling():
                 return eager.apply(x)
             if _transforms_active() or forward_ad._current_level >= 0:
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
                 return value.on_tensors(x) if _forward_levels() > 1 else cls.apply(x)
-            if x.requires_grad and torch.is_grad_enabled():
+            if x.requires_grad and _is_grad_enabled():
                 return fast_apply(x)
-            return value(x)
+            return value.by_kernel(x)
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
@@ -117,6 +123,10 @@ def _forward_levels() -> int:
     return sum(interpreter.key() == TransformType.Jvp for interpreter in retrieve_all_functorch_interpreters())
 
 
+def _lying_as(y: Tensor, x: Tensor) -> Tensor:
+    return x if x.stride() == y.stride() and not x.is_neg() else torch.empty_like(y).copy_(x)
+
+
 class _Evaluator:
     """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators."""
 
@@ -124,41 +134,34 @@ class _Evaluator:
         self._formula = formula
         self._kernels: dict[torch.dtype, Callable[..., int]] = {}
 
-    def __call__(self, x: Tensor, g: Tensor | None = None) -> Tensor:
-        """The result; a kernel computes it where no autograd, transform or compiler watches."""
-        if (
-            torch.compiler.is_compiling()
-            or (torch.is_grad_enabled() and (x.requires_grad or (g is not None and g.requires_grad)))
-            or _transforms_active()
-            or forward_ad._current_level >= 0
-        ):
-            return self.on_tensors(x, g)
-        return self.unwatched(x, g)
+    def by_kernel(self, x: Tensor, g: Tensor | None = None) -> Tensor:
+        """The result by a kernel if it can take these tensors. No autograd, transform or compiler may be watching.
 
-    def unwatched(self, x: Tensor, g: Tensor | None = None) -> Tensor:
-        """The result by a kernel, if it can take these tensors.
-
-        It lies in memory as x does (in backward: as what was saved), like a built-in function's.
+        It lies in memory as x does (in backward: as what was saved), like a built-in function's. The way to the
+        kernel is short on purpose: for small tensors it costs more than the kernel.
         """
-        dtype = x.dtype
-        if type(x) not in _PLAIN or not x.is_cpu or x.layout is not torch.strided or x.is_neg() or _dispatch_modes():
-            return self.on_tensors(x, g)
-        run_one = self._kernels.get(dtype) or self._build(dtype)
-        if run_one is None:
-            return self.on_tensors(x, g)
+        run_one = self._kernels.get(x.dtype) or self._build(x.dtype)
+        if (
+            run_one is None
+            or type(x) not in _PLAIN
+            or not x.is_cpu
+            or x.layout is not _STRIDED
+            or x.is_neg()
+            or _dispatch_modes()
+        ):
+            return self.backward_on_tensors(x, g)
         y = torch.empty_like(x)
-        elements, strides = y.numel(), y.stride()
-        if x.stride() != strides:  # x has gaps or overlaps
-            x = torch.empty_like(y).copy_(x)
+        if not x.is_contiguous() or (g is not None and (not g.is_contiguous() or g.is_neg())):
+            x, g = _lying_as(y, x), g if g is None else _lying_as(y, g)
+        elements = y.numel()
+        threads = 1 if elements < GRAIN else threads_for(elements)
         try:
             if g is None:
-                run_one(elements, None, threads_for(elements), x.data_ptr(), y.data_ptr())
+                run_one(elements, None, threads, x.data_ptr(), y.data_ptr())
             else:
-                if g.stride() != strides or g.is_neg():
-                    g = torch.empty_like(y).copy_(g)
-                run_one(elements, None, threads_for(elements), g.data_ptr(), x.data_ptr(), y.data_ptr())
+                run_one(elements, None, threads, g.data_ptr(), x.data_ptr(), y.data_ptr())
         except RuntimeError:  # no address: a wrapper around a tensor, such as that of is_grads_batched=True
-            return self.on_tensors(x, g)
+            return self.backward_on_tensors(x, g)
         return y
 
     def _build(self, dtype: torch.dtype) -> Callable[..., int] | None:
@@ -169,6 +172,10 @@ class _Evaluator:
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
         return self._kernels.get(dtype)
+
+    def backward_on_tensors(self, x: Tensor, g: Tensor | None) -> Tensor:
+        """As `on_tensors`; where complex numbers meet, backward takes the conjugate of the slope."""
+        return self.on_tensors(x) if g is None else self.on_tensors(x, g.conj()).conj()
 
     def on_tensors(self, x: Tensor, g: Tensor | None = None) -> Tensor:
         """The formula on torch's operators; half types in float32, rounded once."""
