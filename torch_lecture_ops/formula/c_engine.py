@@ -122,11 +122,13 @@ class CLaunch:
             return
         if not self._is_bound(columns):
             self._bind(columns)
-        table, copies = self._table, self._copies(columns, self._odd)
+        unwell = [number for number in self._fresh if not self._lies_well(number, columns[number])]
+        if (unwell or not self._fresh) and not self._lies_as_bound(columns[0]):
+            self._bind(columns)  # a shape changed, but not the address
+        table = self._table
         for number in self._fresh:
-            table[number * self._count : (number + 1) * self._count] = _addresses(columns[number])
-            if not self._lies_well(number, columns[number]):
-                copies |= self._copies(columns, {number: self._misfits(number, columns[number])})
+            table[number * self._count : (number + 1) * self._count] = array("Q", _addresses(columns[number]))
+        copies = self._copies(columns, self._odd | {n: self._misfits(n, columns[n]) for n in unwell})
         if copies:
             table = table[:]
             for (number, item), copy in copies.items():
@@ -144,9 +146,14 @@ class CLaunch:
             column = columns[number]
             if _addresses(column) != addresses or not all(map(is_, column, seen)):
                 return False
-        strides, numels = list(map(Tensor.stride, columns[0])), list(map(Tensor.numel, columns[0]))
-        same_dtype = {tensor.dtype for tensor in columns[0]} == {self._dtypes[0]}
-        return strides == self._first_strides and numels == self._numels and same_dtype
+        return True
+
+    def _lies_as_bound(self, firsts: list[Tensor]) -> bool:
+        return (
+            list(map(Tensor.stride, firsts)) == self._first_strides
+            and list(map(Tensor.numel, firsts)) == self._numels
+            and {tensor.dtype for tensor in firsts} == {self._dtypes[0]}
+        )
 
     def _bind(self, columns: Sequence[list[Tensor]]) -> None:
         self._count = 0  # stays so if something raises here
@@ -179,13 +186,12 @@ class CLaunch:
         self._count = len(firsts)
 
     def _lies_well(self, number: int, column: list[Tensor]) -> bool:
-        """No tensor of this column is a misfit: what is nearly always so, found out fast."""
+        """No fresh tensor is a misfit: found out fast, since nearly always so. (A gradient's device cannot differ.)"""
         return (
             list(map(Tensor.stride, column)) == self._strides
             and list(map(Tensor.numel, column)) == self._numels
             and {tensor.dtype for tensor in column} == {self._dtypes[number]}
-            and {tensor.is_cpu for tensor in column} == {True}
-            and {tensor.is_neg() for tensor in column} == {False}  # negated lazily, a view with the signs unchanged
+            and not any(map(Tensor.is_neg, column))  # negated lazily: a view, the signs in memory are the old ones
         )
 
     def _misfits(self, number: int, column: list[Tensor]) -> list[int]:
@@ -213,5 +219,5 @@ class CLaunch:
         }
 
 
-def _addresses(column: list[Tensor]) -> array[int]:
-    return array("Q", list(map(Tensor.data_ptr, column)))
+def _addresses(column: list[Tensor]) -> list[int]:
+    return list(map(Tensor.data_ptr, column))

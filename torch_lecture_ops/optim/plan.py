@@ -23,11 +23,10 @@ class Plan:
     """How to update these parameters of a group, as long as `fits` says so."""
 
     def __init__(self, update: Update, columns: Columns) -> None:
-        self._update, self._params, self._kinds = update, list(columns[0]), _kinds(columns[1])
+        self._update, self._params, self._types = update, list(columns[0]), set(map(type, columns[1]))
+        _refuse_sparse(update.formula.name, columns[1])
         alike = defaultdict(list)  # an engine takes in one call what is alike
         for item, (p, g, *state) in enumerate(zip(*columns, strict=True)):
-            if g.layout != torch.strided:
-                raise RuntimeError(f"{update.formula.name} does not support sparse gradients")
             can_c = p.is_cpu and type(p) in PLAIN and type(g) in PLAIN
             alike[can_c, p.device, p.dtype, tuple(tensor.dtype for tensor in state)].append(item)
         self._buckets = [
@@ -46,17 +45,13 @@ class Plan:
             update is self._update
             and len(columns[0]) == len(self._params)
             and all(map(is_, columns[0], self._params))
-            and _kinds(columns[1]) == self._kinds
+            and set(map(type, columns[1])) == self._types
         )
 
     def run(self, columns: Columns, hypers: list[Any]) -> None:
         """Update the parameters and their state."""
         for bucket in self._buckets:
             bucket.run(columns, hypers)
-
-
-def _kinds(grads: list[Tensor]) -> tuple[set[Any], set[Any]]:
-    return set(map(type, grads)), {g.layout for g in grads}
 
 
 class _Bucket:
@@ -91,6 +86,8 @@ class _Bucket:
             columns = [[column[item] for item in self._items] for column in columns]
         if self._is_complex:  # as pairs of real numbers, like torch
             columns = [[_as_real(tensor) for tensor in column] for column in columns]
+        if self.engine != "c":
+            _refuse_sparse(self._formula.name, columns[1])
         try:
             self._launch(columns, hypers)
         except EngineUnavailable as reason:
@@ -99,6 +96,14 @@ class _Bucket:
             self._fall_back()
             note_fallback(str(reason), self.engine)
             self._launch(columns, hypers)
+        except RuntimeError:
+            _refuse_sparse(self._formula.name, columns[1])  # the C engine found no strides
+            raise
+
+
+def _refuse_sparse(name: str, grads: list[Tensor]) -> None:
+    if any(g.layout != torch.strided for g in grads):
+        raise RuntimeError(f"{name} does not support sparse gradients")
 
 
 def _as_real(tensor: Tensor) -> Tensor:

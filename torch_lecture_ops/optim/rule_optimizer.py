@@ -136,7 +136,7 @@ class RuleOptimizer(Optimizer):
             params = [p for p, g in zip(params, grads, strict=True) if g is not None]
             grads = [g for g in grads if g is not None]
         update = self._rule.update(group, first=False)
-        states = [self.state[p] for p in params] if update.keys else []
+        states = list(map(self.state.__getitem__, params)) if update.keys else []
         try:
             columns = [params, grads, *[[state[key] for state in states] for key in update.keys]]
         except KeyError:
