@@ -8,18 +8,17 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
 from ..formula import GRAIN, MEMORY, EngineUnavailable, Formula, kernel, note_fallback, threads_for
 
-# Looked up once: a call with a small tensor is mostly lookups.
+# Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
-_transforms_active = torch._C._are_functorch_transforms_active
-_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _PLAIN = frozenset((Tensor, Parameter))
 _STRIDED = torch.strided
 
@@ -120,7 +119,8 @@ def _accept_integers(cls: type[Elementwise], x: Tensor) -> Tensor:
 
 def _forward_levels() -> int:
     """How many forward-mode transforms are nested here."""
-    return sum(interpreter.key() == TransformType.Jvp for interpreter in retrieve_all_functorch_interpreters())
+    interpreters = pyfunctorch.retrieve_all_functorch_interpreters()
+    return sum(isinstance(interpreter, pyfunctorch.JvpInterpreter) for interpreter in interpreters)
 
 
 def _lying_as(y: Tensor, x: Tensor) -> Tensor:

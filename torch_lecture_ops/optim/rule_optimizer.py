@@ -8,15 +8,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim import optimizer as torch_optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..formula import loop
 from .plan import Columns, Plan
 from .rule import Buffer, Group, Update, hypers, read
 
 NoneType = type(None)
-_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-_profiling = torch.autograd._profiler_enabled
+
+# Who may listen to a step. Without torch's private names somebody always may.
+_GLOBAL_PRE_HOOKS = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)
+_GLOBAL_POST_HOOKS = getattr(torch_optimizer, "_global_optimizer_post_hooks", True)
+_is_profiling = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 
 
 class RuleOptimizer(Optimizer):
@@ -112,7 +116,8 @@ class RuleOptimizer(Optimizer):
             closure: evaluates the model anew and returns the loss, which is then returned here.
         """
         # torch wraps step in a profiler range and its hooks: skipped when nobody listens, they cost as much as the rest
-        if _HOOKS[0] or _HOOKS[1] or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _profiling():
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        if hooks or _GLOBAL_PRE_HOOKS or _GLOBAL_POST_HOOKS or _is_profiling():
             return self._listened_step() if closure is None else self._listened_step(closure)
         return self._plain_step(closure)
 
