@@ -67,7 +67,7 @@ class Elementwise(Function):
 
         def backward(ctx: Any, g: Tensor) -> Tensor:
             (saved,) = ctx.saved_tensors
-            if _is_compiling() or _is_grad_enabled() or _transforms_active() or forward_ad._current_level >= 0:
+            if _is_grad_enabled() or _transforms_active() or forward_ad._current_level >= 0:
                 return chain.backward_on_tensors(saved, g)
             return chain.by_kernel(saved, g)
 
@@ -80,16 +80,29 @@ class Elementwise(Function):
             ctx.save_for_backward(saved)
             ctx.save_for_forward(saved)
 
-        def eager_forward(ctx: Any, x: Tensor) -> Tensor:
-            y = value.on_tensors(x) if _is_compiling() else value.by_kernel(x)
+        # Two twins without a jvp, whose one forward costs less than two methods: for the compiler, which refuses a
+        # function with a jvp and cannot follow the way to a kernel, and for the plain call.
+        def traced_forward(ctx: Any, x: Tensor) -> Tensor:
+            y = value.on_tensors(x)
             ctx.save_for_backward(x if saves_input else y)
             return y
 
-        # The compiler refuses a function that has a jvp, and one method costs less than two: a twin without.
-        methods = {"forward": staticmethod(eager_forward), "backward": staticmethod(backward)}
-        eager: Any = type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+        def traced_backward(ctx: Any, g: Tensor) -> Tensor:
+            (saved,) = ctx.saved_tensors
+            return chain.backward_on_tensors(saved, g)
+
+        def plain_forward(ctx: Any, x: Tensor) -> Tensor:
+            y = value.by_kernel(x)
+            ctx.save_for_backward(x if saves_input else y)
+            return y
+
+        def twin(forward: Any, backward: Any) -> Any:
+            methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+            return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+
+        traced, plain = twin(traced_forward, traced_backward), twin(plain_forward, backward)
         # Until torch 2.14, Function.apply is a slow Python method that serves transforms; below it lies the real one.
-        fast_apply = getattr(super(Function, eager), "apply", eager.apply)
+        plain_apply = getattr(super(Function, plain), "apply", plain.apply)
 
         def call(x: Tensor, inplace: bool = False) -> Tensor:
             if inplace:
@@ -97,12 +110,12 @@ class Elementwise(Function):
             if not (x.is_floating_point() or x.is_complex()):
                 x = _accept_integers(cls, x)
             if _is_compiling():
-                return eager.apply(x)
+                return traced.apply(x)
             if _transforms_active() or forward_ad._current_level >= 0:
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
                 return value.on_tensors(x) if _forward_levels() > 1 else cls.apply(x)
             if x.requires_grad and _is_grad_enabled():
-                return fast_apply(x)
+                return plain_apply(x)
             return value.by_kernel(x)
 
         for method in (forward, setup_context, backward, jvp, call):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .. import functions
+from ..functions import ReLU, Sigmoid, SiLU, Tanh
 
 __all__ = ["relu", "sigmoid", "silu", "tanh"]
 
@@ -24,7 +24,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(relu, input, inplace=inplace)
-    return functions.ReLU.call(input, inplace)
+    return ReLU.call(input, inplace)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def sigmoid(input: Tensor) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(sigmoid, input)
-    return functions.Sigmoid.call(input)
+    return Sigmoid.call(input)
 
 
 def tanh(input: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def tanh(input: Tensor) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(tanh, input)
-    return functions.Tanh.call(input)
+    return Tanh.call(input)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -67,7 +67,7 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(silu, input, inplace=inplace)
-    return functions.SiLU.call(input, inplace)
+    return SiLU.call(input, inplace)
 
 
 def _overridden(function: Any, input: Tensor, **options: Any) -> Any:
