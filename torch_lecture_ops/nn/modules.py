@@ -9,12 +9,8 @@ from . import functional
 __all__ = ["ReLU", "SiLU", "Sigmoid", "Tanh"]
 
 
-class ReLU(nn.Module):
-    """max(0, x), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.ReLU`.
-
-    Arguments:
-        inplace: store the result in the input.
-    """
+class _MayBeInplace(nn.Module):
+    """An activation that can store its result in its input."""
 
     __constants__ = ["inplace"]
 
@@ -22,11 +18,19 @@ class ReLU(nn.Module):
         super().__init__()
         self.inplace = inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.relu(input, self.inplace)
-
     def extra_repr(self) -> str:
         return "inplace=True" if self.inplace else ""
+
+
+class ReLU(_MayBeInplace):
+    """max(0, x), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.ReLU`.
+
+    Arguments:
+        inplace: store the result in the input.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.relu(input, self.inplace)
 
 
 class Sigmoid(nn.Module):
@@ -43,21 +47,12 @@ class Tanh(nn.Module):
         return functional.tanh(input)
 
 
-class SiLU(nn.Module):
+class SiLU(_MayBeInplace):
     """x / (1 + e⁻ˣ), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.SiLU`.
 
     Arguments:
         inplace: store the result in the input.
     """
 
-    __constants__ = ["inplace"]
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
-
     def forward(self, input: Tensor) -> Tensor:
         return functional.silu(input, self.inplace)
-
-    def extra_repr(self) -> str:
-        return "inplace=True" if self.inplace else ""
