@@ -59,7 +59,7 @@ class Elementwise(Function):
         if kept not in ("x", "y"):
             raise TypeError(f"{cls.__name__}: the slope takes x (the input) or y (the output), got {kept!r}")
         saves_input = kept == "x"
-        value = _Evaluator(Formula(cls.value, ("array",), (1,), name=cls.__name__))
+        value = _Evaluator(Formula(cls.value, ("array",), (1,), name=cls.__name__), cls.integers)
         chain = _Evaluator(Formula(cls.chain, ("array", "array"), (2,), name=f"{cls.__name__}'s slope"))
 
         def forward(x: Tensor) -> Tensor:
@@ -107,8 +107,6 @@ class Elementwise(Function):
         def call(x: Tensor, inplace: bool = False) -> Tensor:
             if inplace:
                 return x.copy_(call(x.clone() if saves_input and x.requires_grad else x))
-            if not (x.is_floating_point() or x.is_complex()):
-                x = _accept_integers(cls, x)
             if _is_compiling():
                 return traced.apply(x)
             if _transforms_active() or forward_ad._current_level >= 0:
@@ -120,14 +118,6 @@ class Elementwise(Function):
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
-
-
-def _accept_integers(cls: type[Elementwise], x: Tensor) -> Tensor:
-    if cls.integers == "convert":
-        return x.to(torch.get_default_dtype())
-    if cls.integers == "keep" and x.dtype is not torch.bool:
-        return x
-    raise NotImplementedError(f"{cls.__name__}: the input must be a floating-point tensor, got {x.dtype}")
 
 
 def _forward_levels() -> int:
@@ -143,8 +133,8 @@ def _lying_as(y: Tensor, x: Tensor) -> Tensor:
 class _Evaluator:
     """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators."""
 
-    def __init__(self, formula: Formula) -> None:
-        self._formula = formula
+    def __init__(self, formula: Formula, integers: str = "refuse") -> None:
+        self._formula, self._integers = formula, integers
         self._kernels: dict[torch.dtype, Callable[..., int]] = {}
 
     def by_kernel(self, x: Tensor, g: Tensor | None = None) -> Tensor:
@@ -192,8 +182,17 @@ class _Evaluator:
 
     def on_tensors(self, x: Tensor, g: Tensor | None = None) -> Tensor:
         """The formula on torch's operators; half types in float32, rounded once."""
+        if not (x.is_floating_point() or x.is_complex()):
+            x = self._accept_integers(x)
         operands = [x] if g is None else [g, x]
         if x.dtype in (torch.float16, torch.bfloat16):
             operands = [operand.float() for operand in operands]
         (y,) = self._formula(tuple(operands), ())
         return y.to(x.dtype)
+
+    def _accept_integers(self, x: Tensor) -> Tensor:
+        if self._integers == "convert":
+            return x.to(torch.get_default_dtype())
+        if self._integers == "keep" and x.dtype is not torch.bool:
+            return x
+        raise NotImplementedError(f"{self._formula.name}: the input must be a floating-point tensor, got {x.dtype}")
