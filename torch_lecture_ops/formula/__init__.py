@@ -6,7 +6,7 @@ functions of this module. `CLaunch`, `foreach` and `loop` execute it; none of th
 
 from .c_compiler import EngineUnavailable as EngineUnavailable
 from .c_compiler import note_fallback as note_fallback
-from .c_engine import GRAIN as GRAIN
+from .c_engine import PLAIN as PLAIN
 from .c_engine import CLaunch as CLaunch
 from .c_engine import kernel as kernel
 from .c_engine import threads_for as threads_for
@@ -14,6 +14,7 @@ from .c_source import MEMORY as MEMORY
 from .foreach import TensorList as TensorList
 from .foreach import foreach as foreach
 from .loop import loop as loop
+from .loop import operand as operand
 from .math import FormulaError as FormulaError
 from .math import abs as abs
 from .math import exp as exp

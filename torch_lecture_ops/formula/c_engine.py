@@ -13,11 +13,13 @@ from operator import is_
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.nn import Parameter
 
 from .c_compiler import EngineUnavailable, load
 from .c_source import MEMORY, c_source
 from .trace import Formula, trace
 
+PLAIN = frozenset((Tensor, Parameter))  # other subclasses hide their memory from a kernel
 GRAIN = 32768  # elements below which a second thread costs more than it brings
 
 _forked = False

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loop import is_overwritten, operand, store
+from .loop import evaluate, operand, store
 from .math import Operand, where
 from .trace import COMPARISONS, Formula
 
@@ -22,8 +22,7 @@ def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[
         together[tuple(value for value in item if not isinstance(value, Tensor))].append(number)
     for numbers in together.values():
         operands = tuple(map(_list_or_number, zip(*(items[number] for number in numbers), strict=True)))
-        results = formula(operands, tuple(hypers))
-        results = tuple(r.clone() if is_overwritten(formula, operands, r) else r for r in results)
+        results = evaluate(formula, operands, hypers)
         for column, result in zip(formula.stores, results, strict=True):
             targets = [columns[column][number] for number in numbers]
             if isinstance(result, TensorList):

@@ -18,16 +18,19 @@ def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any
     for item in zip(*columns, strict=True):
         values = map(Tensor.clone, item) if torch.is_grad_enabled() else item  # autograd keeps what is overwritten
         operands = tuple(map(operand, values, formula.columns))
-        results = formula(operands, tuple(hypers))
-        results = tuple(r.clone() if is_overwritten(formula, operands, r) else r for r in results)
+        results = evaluate(formula, operands, hypers)
         for column, result in zip(formula.stores, results, strict=True):
             store(item[column], result)
 
 
-def is_overwritten(formula: Formula, operands: tuple[Any, ...], result: Any) -> bool:
-    """Whether a result is an argument itself, and so would change when the results are stored."""
+def evaluate(formula: Formula, operands: tuple[Any, ...], hypers: Sequence[Any]) -> tuple[Any, ...]:
+    """The results of the formula; one that is an argument itself, and would change as they are stored, is copied."""
     arrays = [operands[column] for column in formula.stores if column < len(operands)]
-    return not isinstance(result, (int, float)) and any(map(partial(is_, result), arrays))
+    results = formula(operands, tuple(hypers))
+    return tuple(
+        result.clone() if not isinstance(result, (int, float)) and any(map(partial(is_, result), arrays)) else result
+        for result in results
+    )
 
 
 def operand(tensor: Tensor, kind: Kind) -> Any:

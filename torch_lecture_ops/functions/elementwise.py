@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
-from torch.nn import Parameter
 
-from ..formula import GRAIN, MEMORY, EngineUnavailable, Formula, kernel, note_fallback, threads_for
+from ..formula import MEMORY, PLAIN, EngineUnavailable, Formula, kernel, note_fallback, operand, threads_for
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_PLAIN = frozenset((Tensor, Parameter))
 _STRIDED = torch.strided
 
 
@@ -146,7 +144,7 @@ class _Evaluator:
         run_one = self._kernels.get(x.dtype) or self._build(x.dtype)
         if (
             run_one is None
-            or type(x) not in _PLAIN
+            or type(x) not in PLAIN
             or not x.is_cpu
             or x.layout is not _STRIDED
             or x.is_neg()
@@ -157,7 +155,7 @@ class _Evaluator:
         if not x.is_contiguous() or (g is not None and (not g.is_contiguous() or g.is_neg())):
             x, g = _lying_as(y, x), g if g is None else _lying_as(y, g)
         elements = y.numel()
-        threads = 1 if elements < GRAIN else threads_for(elements)
+        threads = threads_for(elements)
         try:
             if g is None:
                 run_one(elements, None, threads, x.data_ptr(), y.data_ptr())
@@ -184,10 +182,8 @@ class _Evaluator:
         """The formula on torch's operators; half types in float32, rounded once."""
         if not (x.is_floating_point() or x.is_complex()):
             x = self._accept_integers(x)
-        operands = [x] if g is None else [g, x]
-        if x.dtype in (torch.float16, torch.bfloat16):
-            operands = [operand.float() for operand in operands]
-        (y,) = self._formula(tuple(operands), ())
+        operands = (x,) if g is None else (g, x)
+        (y,) = self._formula(tuple(operand(tensor, "array") for tensor in operands), ())
         return y.to(x.dtype)
 
     def _accept_integers(self, x: Tensor) -> Tensor:

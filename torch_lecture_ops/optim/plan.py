@@ -10,13 +10,11 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from ..formula import CLaunch, EngineUnavailable, foreach, loop, note_fallback
+from ..formula import PLAIN, CLaunch, EngineUnavailable, foreach, loop, note_fallback
 from .rule import Update
 
 Columns = list[list[Tensor]]
-PLAIN = (Tensor, Parameter)  # subclasses hide their memory from a kernel
 
 
 class Plan:
