@@ -4,6 +4,7 @@ A formula is a pure Python function of its arguments, written as on the slide: +
 functions of this module. `CLaunch`, `foreach` and `loop` execute it; none of them knows any formula.
 """
 
+from .alike import Alike as Alike
 from .c_compiler import EngineUnavailable as EngineUnavailable
 from .c_compiler import note_fallback as note_fallback
 from .c_engine import PLAIN as PLAIN

@@ -108,8 +108,13 @@ class CLaunch:
         self._formula, self._fresh = formula, tuple(fresh)
         self._count = 0  # of items; 0: not bound
 
-    def __call__(self, columns: Sequence[list[Tensor]], hypers: Sequence[float]) -> None:
+    def __call__(self, columns: Sequence[list[Tensor]], hypers: Sequence[float], alike: bool = False) -> None:
         """Store the results of the formula in the columns that it names.
+
+        Arguments:
+            columns: the tensors, column by column.
+            hypers: the numbers of the formula.
+            alike: the caller knows that the fresh tensors look like those of the call before (see `Alike`).
 
         Raises:
             EngineUnavailable: a tensor is not a float tensor of the CPU, or there is no compiler.
@@ -124,13 +129,16 @@ class CLaunch:
             return
         if not self._is_bound(columns):
             self._bind(columns)
-        unwell = [number for number in self._fresh if not self._lies_well(number, columns[number])]
-        if (unwell or not self._fresh) and not self._lies_as_bound(columns[0]):
-            self._bind(columns)  # a shape changed, but not the address
+            alike = False
+        if not alike:
+            unwell = [number for number in self._fresh if not self._lies_well(number, columns[number])]
+            if (unwell or not self._fresh) and not self._lies_as_bound(columns[0]):
+                self._bind(columns)  # a shape changed, but not the address
+            self._unwell = {number: self._misfits(number, columns[number]) for number in unwell}
         table = self._table
         for number in self._fresh:
             table[number * self._count : (number + 1) * self._count] = array("Q", _addresses(columns[number]))
-        copies = self._copies(columns, self._odd | {n: self._misfits(n, columns[n]) for n in unwell})
+        copies = self._copies(columns, self._odd | self._unwell)
         if copies:
             table = table[:]
             for (number, item), copy in copies.items():
@@ -138,7 +146,7 @@ class CLaunch:
         self._kernel(self._starts, table, hypers)
         increment_version(self._written)  # the kernel wrote behind autograd's back
         for (number, item), copy in copies.items():
-            if number in self._formula.stores:
+            if number in self._formula.written:
                 columns[number][item].copy_(copy)
 
     def _is_bound(self, columns: Sequence[list[Tensor]]) -> bool:
@@ -183,7 +191,7 @@ class CLaunch:
         stable = [number for number in range(len(columns)) if number not in self._fresh]
         self._odd = {number: self._misfits(number, columns[number]) for number in stable if number in arrays}
         self._seen = [(number, list(columns[number]), _addresses(columns[number])) for number in stable]
-        self._written = [tensor for number, seen, _ in self._seen if number in self._formula.stores for tensor in seen]
+        self._written = [tensor for number, seen, _ in self._seen if number in self._formula.written for tensor in seen]
         self._table = array("Q", chain.from_iterable(map(_addresses, columns)))
         self._count = len(firsts)
 

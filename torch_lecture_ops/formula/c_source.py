@@ -120,7 +120,7 @@ class _Writer:
 
     def _elements(self) -> str:
         loads, lines, stores = [], [], []
-        used = set(self.formula.stores)
+        used = set(self.formula.written)
         for number, node in enumerate(self.nodes):
             if node.operation == "array":
                 used.add(node.operands[0])
@@ -132,7 +132,7 @@ class _Writer:
             loads.append(f"{c_type} *restrict c{column} = ({c_type} *)column[{column} * count];")
         for column, result in zip(self.formula.stores, self.program.results, strict=True):
             if self.formula.kind(column) == "array":
-                stores.append(f"c{column}[j] = {MEMORY[self.dtypes[column]][2].format(self._operand(result))};")
+                stores += self._store(column, self._operand(result))
         loads += [f"const {self.real} u{place} = ({self.real})u[{place}];" for place in range(len(self.table))]
         head = "static void elements(void *const *column, int64_t count, const double *u, int64_t from, int64_t to) {"
         loop = ["for (int64_t j = from; j < to; j++) {", *("    " + line for line in lines + stores), "}"]
@@ -151,13 +151,25 @@ class _Writer:
     def _elementwise(self, node: Node) -> str:
         kind, operands = node.operation, node.operands
         if kind == "array":
-            return MEMORY[self.dtypes[operands[0]]][1].format(f"c{operands[0]}[j]")
+            column, remainder = operands[0], self.formula.remainder
+            return self._load(0) + " + " + self._load(remainder) if remainder and column == 0 else self._load(column)
         if kind == "div" and self.nodes[operands[1]].uniform:  # one division an item, not one an element
             return f"{self._operand(operands[0])} * u{self._place(f'1.0 / n{operands[1]}')}"
         if kind == "pow" and self.nodes[operands[1]] == Node("number", ((2.0).hex(),), True):
             kind, operands = "mul", (operands[0], operands[0])
         templates = _DOUBLE if self.real == "double" else _FLOAT
         return self._template(templates, kind).format(*map(self._operand, operands))
+
+    def _load(self, column: int) -> str:
+        return MEMORY[self.dtypes[column]][1].format(f"c{column}[j]")
+
+    def _store(self, column: int, value: str) -> list[str]:
+        store = f"c{column}[j] = {MEMORY[self.dtypes[column]][2]};".format
+        remainder = self.formula.remainder
+        if column or remainder is None:
+            return [store(value)]
+        left = f"const {self.real} left = {value} - {self._load(0)};"  # infinite or NaN with the value: nothing is left
+        return [store(value), left, *self._store(remainder, "(left - left == 0 ? left : 0)")]
 
     def _template(self, templates: dict[str, str], operation: str) -> str:
         if operation not in templates:

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loop import evaluate, operand, store
+from .loop import evaluate, left, operands, store
 from .math import Operand, where
 from .trace import COMPARISONS, Formula
 
 
 def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
     """Store the results of the formula in the columns that it names; items with the same scalars go together."""
-    items = [tuple(map(operand, item, formula.columns)) for item in zip(*columns, strict=True)]
+    items = [operands(formula, item) for item in zip(*columns, strict=True)]
     together: dict[Any, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         together[tuple(value for value in item if not isinstance(value, Tensor))].append(number)
     for numbers in together.values():
-        operands = tuple(map(_list_or_number, zip(*(items[number] for number in numbers), strict=True)))
-        results = evaluate(formula, operands, hypers)
+        lists = tuple(map(_list_or_number, zip(*(items[number] for number in numbers), strict=True)))
+        results = evaluate(formula, lists, hypers)
         for column, result in zip(formula.stores, results, strict=True):
             targets = [columns[column][number] for number in numbers]
             if isinstance(result, TensorList):
@@ -30,6 +30,9 @@ def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[
             else:
                 for target in targets:
                     store(target, result)
+        if formula.remainder is not None:
+            for number, result in zip(numbers, results[0].tensors, strict=True):
+                store(columns[formula.remainder][number], left(result, columns[0][number]))
 
 
 def _list_or_number(values: Sequence[Any]) -> Any:

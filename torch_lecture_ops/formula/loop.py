@@ -10,17 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .math import IN_PLACE, FormulaError
 from .trace import Formula, Kind
 
 
 def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
     """Store the results of the formula in the columns that it names."""
     for item in zip(*columns, strict=True):
-        values = map(Tensor.clone, item) if torch.is_grad_enabled() else item  # autograd keeps what is overwritten
-        operands = tuple(map(operand, values, formula.columns))
-        results = evaluate(formula, operands, hypers)
+        values = tuple(map(Tensor.clone, item)) if torch.is_grad_enabled() else item  # autograd keeps what it saved
+        versions = _versions(values)
+        results = evaluate(formula, operands(formula, values), hypers)
+        if _versions(values) != versions:
+            raise FormulaError(f"{formula.name}: {IN_PLACE}")
         for column, result in zip(formula.stores, results, strict=True):
             store(item[column], result)
+        if formula.remainder is not None:
+            store(item[formula.remainder], left(results[0], item[0]))
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each was written. (Tensors of inference mode do not count.)"""
+    return [] if torch.compiler.is_compiling() else [0 if t.is_inference() else t._version for t in tensors]
 
 
 def evaluate(formula: Formula, operands: tuple[Any, ...], hypers: Sequence[Any]) -> tuple[Any, ...]:
@@ -31,6 +41,19 @@ def evaluate(formula: Formula, operands: tuple[Any, ...], hypers: Sequence[Any])
         result.clone() if not isinstance(result, (int, float)) and any(map(partial(is_, result), arrays)) else result
         for result in results
     )
+
+
+def operands(formula: Formula, item: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What the function of the formula gets for an item."""
+    values = list(map(operand, item, formula.columns))
+    if formula.remainder is not None:
+        values[0] = values[0] + values.pop(formula.remainder)
+    return tuple(values)
+
+
+def left(result: Any, stored: Tensor) -> Any:
+    """What rounding to the dtype it is stored in took from a result; nothing of one that is infinite or NaN."""
+    return (result - stored.to(result.dtype)).nan_to_num(0.0, 0.0, 0.0)
 
 
 def operand(tensor: Tensor, kind: Kind) -> Any:

@@ -16,6 +16,9 @@ from torch import Tensor
 __all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "sqrt", "tanh", "where"]
 
 
+IN_PLACE = "a formula must not write in place; write m = m + g instead of m += g"
+
+
 class FormulaError(TypeError):
     """A function cannot be used as a formula; the text says why and what to write instead."""
 
@@ -96,7 +99,7 @@ class Operand:
         )
 
     def _in_place(self, other: Any) -> Any:
-        raise FormulaError("a formula must not write in place; write m = m + g instead of m += g")
+        raise FormulaError(IN_PLACE)
 
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _in_place
 

@@ -26,6 +26,9 @@ class Formula:
         stores: for each result, the column it is stored in; a column after those read is a fresh output.
         hypers: names of the numbers that are the same for all items (lr, eps, ...).
         name: whose formula it is, for error texts.
+        remainder: the column that holds what rounding took from column 0, or None. The function does not see it: its
+            first argument is the sum of both, and what the dtype of column 0 cannot hold of its new value goes into
+            the remainder (Kahan's compensated summation). It is the last column.
     """
 
     function: Callable[..., Any]
@@ -33,6 +36,7 @@ class Formula:
     stores: tuple[int, ...]
     hypers: tuple[str, ...] = ()
     name: str = "formula"
+    remainder: int | None = None
 
     def __call__(self, columns: tuple[Any, ...], hypers: tuple[Any, ...]) -> tuple[Any, ...]:
         """The results for one item, with the number of them checked. A FormulaError names the formula."""
@@ -48,6 +52,11 @@ class Formula:
             if not isinstance(result, (int, float, Tensor, Operand)):
                 raise FormulaError(f"{self.name}: {_not_an_operand(result)}")
         return results
+
+    @property
+    def written(self) -> frozenset[int]:
+        """The columns that running the formula writes."""
+        return frozenset(self.stores if self.remainder is None else (*self.stores, self.remainder))
 
     def kind(self, column: int) -> Kind:
         """What a column holds; fresh outputs are arrays."""
@@ -119,7 +128,8 @@ class Program:
 
 def trace(formula: Formula) -> Program:
     """The program of a formula; a FormulaError names the formula and says what cannot be traced in it."""
-    columns = tuple(Symbol(kind, (k,), uniform=kind == "scalar") for k, kind in enumerate(formula.columns))
+    seen = formula.columns[: formula.remainder]
+    columns = tuple(Symbol(kind, (k,), uniform=kind == "scalar") for k, kind in enumerate(seen))
     hypers = tuple(Symbol("hyper", (k,), uniform=True) for k in range(len(formula.hypers)))
     try:
         results = tuple(map(_symbol, formula(columns, hypers)))
