@@ -26,6 +26,33 @@ WRONG = {
         dict(fused=True, foreach=True),
         dict(fused=True, differentiable=True),
     ],
+    "Adagrad": [
+        dict(lr=float("nan")),
+        dict(lr_decay=-0.5),
+        dict(initial_accumulator_value=-0.5),
+        dict(eps=-1e-8),
+        dict(fused=True, foreach=True),
+        dict(fused=True, differentiable=True),
+    ],
+    "Adadelta": [
+        dict(lr=float("nan")),
+        dict(rho=-0.1),
+        dict(rho=1.1),
+        dict(rho=float("nan")),
+        dict(eps=-1e-8),
+    ],
+    "AdamW": [
+        dict(eps=-1e-8),
+        dict(betas=(1.0, 0.999)),
+        dict(fused=True, foreach=True),
+    ],
+    "NAdam": [
+        dict(lr=float("nan")),
+        dict(eps=-1e-8),
+        dict(betas=(1.0, 0.999)),
+        dict(betas=(0.9, 1.0)),
+        dict(momentum_decay=-0.1),
+    ],
     "Adam": [
         dict(lr=float("nan")),
         dict(eps=-1e-8),
@@ -128,11 +155,3 @@ def test_betas_are_two(betas):
     """torch: IndexError about a tuple; the third one is ignored."""
     with pytest.raises(ValueError, match=r"^Adam: betas must be a pair of numbers, got \(0\.9,"):
         optim.Adam([one()], betas=betas)
-
-
-def test_sparse_gradients(name, engine):
-    """torch's text, where a class of torch refuses them."""
-    p = one()
-    p.grad = torch.ones(3).to_sparse()
-    with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
-        getattr(optim, name)([p], **engine.kwargs).step()

@@ -109,19 +109,25 @@ def test_profiler_sees_the_step(name, table):
 
 # ----------------------------------------------------------------------------------------- schedulers, gradient scaling
 
+
+def has_momentum(optimizer):
+    return bool({"momentum", "betas"} & set(optimizer.defaults))
+
+
 SCHEDULERS = {
     "StepLR": lambda o: lr_scheduler.StepLR(o, step_size=2, gamma=0.5),
     "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=5),
     "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 1 / (1 + epoch)),
-    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.01, step_size_up=2, cycle_momentum=True),
-    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.01, total_steps=8),  # moves momentum or beta1 too
+    # These move momentum or beta1, too, if there is one.
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.01, step_size_up=2, cycle_momentum=has_momentum(o)),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.01, total_steps=8, cycle_momentum=has_momentum(o)),
 }
 
 
 @pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS)
 @pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
 def test_schedulers(name, asked, schedule, as_tensor, table):
-    more = {} if name == "Adam" else {"momentum": 0.9}
+    more = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
     rate = torch.tensor(0.005, dtype=torch.float64) if as_tensor else 0.005
     case, runs = plain(table, name, lr=rate, **more), []
     for make, flags in ((case.ours, asked), (case.torchs_loop, {})):
@@ -184,13 +190,14 @@ def test_gradients_are_not_written(case, engine, table):
 
 
 def test_no_gradients(name, asked, table):
-    """Nothing happens, and no state is made."""
+    """Nothing happens, and no state is made (but Adagrad's, with the optimizer)."""
     params = table.parameters(shapes=SHAPES)
     start = [p.detach().clone() for p in params]
     optimizer = stateful(table, name).ours(params, **asked)
     optimizer.step()
     assert all(map(torch.equal, params, start))
-    assert not any(optimizer.state.values())
+    assert any(optimizer.state.values()) == (name == "Adagrad")
+    assert all(state["step"] == 0 for state in optimizer.state.values())
     assert optimizer.engine == ""
 
 
@@ -381,7 +388,9 @@ def test_half_types_are_computed_in_float32(case, engine, table):
             floats = [nn.Parameter(p.detach().float()) for p in halves]
             single = case.ours(floats, **engine.kwargs)
             for p, q in zip(halves, floats, strict=True):
-                single.state[q].update({k: v.float() if k != "step" else v.clone() for k, v in half.state[p].items()})
+                single.state[q].update(
+                    {k: v.clone() if v.dtype != dtype else v.float() for k, v in half.state[p].items()}
+                )
                 if not single.state[q]:
                     del single.state[q]
             table.give_gradients(step, halves)
@@ -405,6 +414,11 @@ def test_no_gradient_in_float16(name, asked, table):
 
 def test_several_dtypes_in_a_group(name, engine, table):
     """Also when other parameters have gradients than at the step before, but as many."""
+    with table.default_dtype(torch.float64):
+        several_dtypes_in_a_group(name, engine, table)
+
+
+def several_dtypes_in_a_group(name, engine, table):
     dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float32, torch.complex64, torch.float16]
     case, runs = stateful(table, name), []
     for make, flags in ((case.ours, engine.kwargs), (case.torchs_loop, {})):
@@ -422,6 +436,9 @@ def test_several_dtypes_in_a_group(name, engine, table):
 # ------------------------------------------------------------------------------------------------------- differentiable
 
 
+SCALARS = ("step", "mu_product")
+
+
 def test_gradcheck_through_a_step(case, table):
     """With respect to the parameter, its gradient, the state and the learning rate."""
     (p,) = table.parameters(torch.float64, [(5,)])
@@ -430,10 +447,10 @@ def test_gradcheck_through_a_step(case, table):
     optimizer.step()
     optimizer.step()
     state = {key: value.clone() for key, value in optimizer.state[p].items()}
-    for number, key in enumerate(key for key in state if key != "step"):
+    for number, key in enumerate(key for key in state if key not in SCALARS):
         # Apart, so that the maximum of amsgrad has a derivative, and centered with a variance far above zero.
         state[key] += 2 if number == 0 else 0.125 * number
-    grown = {key: value.requires_grad_() for key, value in state.items() if key != "step"}
+    grown = {key: value.requires_grad_() for key, value in state.items() if key not in SCALARS}
 
     def step(p, g, lr, *values):
         p = p.clone()

@@ -12,6 +12,32 @@ from .rule import Buffer, Group
 from .rule_optimizer import RuleOptimizer, not_negative
 
 
+def incomplete(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    """Without the correction of the start.
+
+        m = β₁ m + (1 - β₁) g,  v = β₂ v + (1 - β₂) g²
+        p = p - η m / (√v + ε)
+
+    CS231n, slide 'Adam update', "(incomplete, but close)".
+    """
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    return p - lr * m / (sqrt(v) + eps), m, v
+
+
+def larson(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, t: Any) -> Any:
+    """ε inside the root.
+
+        p = p - η m̂ / √(v̂ + ε)
+
+    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Adaptive Momentum' (there k
+    for t, counted by epochs, where it must be by steps).
+    """
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    return p - lr * (m / (1 - beta1**t)) / sqrt(v / (1 - beta2**t) + eps), m, v
+
+
 class Adam(RuleOptimizer):
     """Adam: adaptive moments.
 
@@ -20,10 +46,11 @@ class Adam(RuleOptimizer):
         p = p - η m̂ / (√v̂ + ε)
 
     amsgrad: the largest v so far takes the place of v in v̂.
+    form="incomplete": m and v take the places of m̂ and v̂.
+    form="larson": p = p - η m̂ / √(v̂ + ε).
 
     Source: CS231n, slide 'Adam update' with bias correction (Kingma and Ba 2014; there mb, vb and ε = 1e-7 outside the
-    root, as here). Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Adaptive
-    Momentum', has ε inside the root and counts k by epochs, where it must be by steps.
+    root, as here). The other forms: see their functions.
 
     Like `torch.optim.Adam`, checkpoints included; a group whose amsgrad is switched on in the middle of a run goes on
     with a new buffer (torch: KeyError).
@@ -34,12 +61,14 @@ class Adam(RuleOptimizer):
         betas: (β₁, β₂), each in [0, 1): how much of the averages is kept at each step.
         eps: ε >= 0, added to the denominator.
         weight_decay: coefficient λ >= 0: an L2 penalty, g + λ p, or decoupled.
-        amsgrad: never let the denominator shrink (Reddi, Kale and Kumar 2018).
+        amsgrad: never let the denominator shrink (Reddi, Kale and Kumar 2018); form "torch" only.
         foreach, fused: the engine, see `RuleOptimizer`.
         maximize: go up the objective instead of down.
         capturable: keep the step on the accelerator, for CUDA graphs.
         differentiable: let autograd go through the step.
         decoupled_weight_decay: p = (1 - η λ) p before the step, as in AdamW (Loshchilov and Hutter 2019).
+        form: "torch", "incomplete" or "larson".
+        kahan: compensate the rounding of half types, see `RuleOptimizer`.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
@@ -58,6 +87,7 @@ class Adam(RuleOptimizer):
         "v": Buffer("exp_avg_sq"),
         "v_max": Buffer("max_exp_avg_sq", when="amsgrad"),
     }
+    forms = {"incomplete": incomplete, "larson": larson}
 
     def __init__(
         self,
@@ -74,6 +104,8 @@ class Adam(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        form: str = "torch",
+        kahan: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -88,7 +120,7 @@ class Adam(RuleOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, form=form, kahan=kahan)
 
     @staticmethod
     def rule(p: Any, g: Any, m: Any, v: Any, v_max: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, t: Any) -> Any:
@@ -102,12 +134,17 @@ class Adam(RuleOptimizer):
 
     def check(self, group: Group) -> None:
         not_negative(eps=group["eps"])
-        if len(group["betas"]) != 2:
-            raise ValueError(f"Adam: betas must be a pair of numbers, got {group['betas']}")
-        for index, beta in enumerate(group["betas"]):
-            if isinstance(beta, Tensor) and beta.numel() != 1:
-                raise ValueError(f"Tensor betas[{index}] must be 1-element")
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-        if len({isinstance(beta, Tensor) for beta in group["betas"]}) > 1:
-            raise ValueError("betas must be either both floats or both Tensors")
+        check_betas(type(self).__name__, group["betas"])
+
+
+def check_betas(name: str, betas: tuple[float | Tensor, ...]) -> None:
+    """Raise ValueError unless betas are two numbers, or two tensors of one element, in [0, 1)."""
+    if len(betas) != 2:
+        raise ValueError(f"{name}: betas must be a pair of numbers, got {betas}")
+    for index, beta in enumerate(betas):
+        if isinstance(beta, Tensor) and beta.numel() != 1:
+            raise ValueError(f"Tensor betas[{index}] must be 1-element")
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+    if len({isinstance(beta, Tensor) for beta in betas}) > 1:
+        raise ValueError("betas must be either both floats or both Tensors")

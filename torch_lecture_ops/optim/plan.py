@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import is_
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from ..formula import PLAIN, CLaunch, EngineUnavailable, foreach, loop, note_fallback
+from ..formula import PLAIN, Alike, CLaunch, EngineUnavailable, Formula, foreach, loop, note_fallback
 from .rule import Update
 
 Columns = list[list[Tensor]]
+Sparse = Literal["rows", "dense"]
 
 
 class Plan:
     """How to update these parameters of a group, as long as `fits` says so."""
 
-    def __init__(self, update: Update, columns: Columns) -> None:
-        self._update, self._params, self._types = update, list(columns[0]), set(map(type, columns[1]))
-        _refuse_sparse(update.formula.name, columns[1])
-        alike = defaultdict(list)  # an engine takes in one call what is alike
+    def __init__(self, update: Update, columns: Columns, sparse: Sparse) -> None:
+        params, grads, *_ = columns
+        self._update, self._params = update, list(params)
+        self._looks, self._alike, self._known = list(map(_look, grads)), Alike(grads), False
+        together = defaultdict(list)  # an engine takes in one call what is alike
         for item, (p, g, *state) in enumerate(zip(*columns, strict=True)):
-            can_c = p.is_cpu and type(p) in PLAIN and type(g) in PLAIN
-            alike[can_c, p.device, p.dtype, tuple(tensor.dtype for tensor in state)].append(item)
+            together[type(p), p.device, p.dtype, _look(g), tuple(tensor.dtype for tensor in state)].append(item)
         self._buckets = [
-            _Bucket(update, can_c, dtype.is_complex, None if len(alike) == 1 else items)
-            for (can_c, _, dtype, _), items in alike.items()
+            _Bucket(update, params[items[0]], grads[items[0]], sparse, None if len(together) == 1 else items)
+            for items in together.values()
         ]
 
     @property
@@ -39,32 +41,54 @@ class Plan:
 
     def fits(self, update: Update, columns: Columns) -> bool:
         """Whether the plan holds for this step too."""
-        return (
-            update is self._update
-            and len(columns[0]) == len(self._params)
-            and all(map(is_, columns[0], self._params))
-            and set(map(type, columns[1])) == self._types
-        )
+        params, grads, *_ = columns
+        if update is not self._update or not same_objects(params, self._params):
+            return False
+        self._known = self._alike(grads)
+        if not self._known:
+            if list(map(_look, grads)) != self._looks:
+                return False
+            self._alike = Alike(grads)
+        return True
 
     def run(self, columns: Columns, hypers: list[Any]) -> None:
         """Update the parameters and their state."""
         for bucket in self._buckets:
-            bucket.run(columns, hypers)
+            bucket.run(columns, hypers, self._known)
+
+
+def same_objects(these: Sequence[Any], those: Sequence[Any]) -> bool:
+    """Whether both hold the same objects in the same order."""
+    return len(these) == len(those) and all(map(is_, these, those))
+
+
+def _look(g: Tensor) -> Any:
+    return type(g), g.dtype, g.layout, g.device
 
 
 class _Bucket:
     """Parameters of a group that one engine updates in one call; `items` tells which, None: all."""
 
-    def __init__(self, update: Update, can_c: bool, is_complex: bool, items: list[int] | None) -> None:
-        self._formula, self._options = update.formula, update.options
-        self._is_complex, self._items = is_complex, items
+    def __init__(self, update: Update, p: Tensor, g: Tensor, sparse: Sparse, items: list[int] | None) -> None:
+        self._formula, self._options, self._items = update.formula, update.options, items
+        self._is_sharded = _is_sharded(p)
+        self._is_sparse = g.layout != torch.strided
+        self._by_rows = self._is_sparse and (sparse == "rows" or (not update.buffers and update.decay == "none"))
+        self._is_complex = p.is_complex() and not self._by_rows
         self._launch: Callable[..., None] = CLaunch(update.formula, fresh=(1,))
         self.engine = "c"
-        if update.options.differentiable:
+        plain = p.is_cpu and (self._is_sharded or (type(p) in PLAIN and type(g) in PLAIN))
+        if self._by_rows:
+            if update.options.fused:
+                self._refuse("a gradient is sparse")
+            if update.decay == "coupled":
+                raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+            self._launch, self.engine = partial(_loop_on_rows, self._formula), "loop"
+        elif update.options.differentiable:
             self._take(loop)
-        elif update.options.fused and not can_c:
+        elif update.options.fused and not plain:
             self._refuse("parameters and gradients must be plain tensors on the CPU")
-        elif update.options.fused is False or update.options.foreach or not can_c:
+        elif update.options.fused is False or update.options.foreach or not plain:
             self._fall_back()
 
     def _take(self, engine: Callable[..., None]) -> None:
@@ -79,30 +103,64 @@ class _Bucket:
             "optimizer choose"
         ) from None
 
-    def run(self, columns: Columns, hypers: list[Any]) -> None:
+    def run(self, columns: Columns, hypers: list[Any], alike: bool) -> None:
+        """Update the parameters and their state; `alike`: the gradients look like those of the call before."""
         if self._items is not None:
             columns = [[column[item] for item in self._items] for column in columns]
+        if not (self._is_sharded or self._is_sparse or self._is_complex):
+            self._call(columns, hypers, alike)
+            return
+        whole = columns
+        if self._is_sharded:
+            columns = [_shards(column, columns[0]) for column in columns]
+        if self._is_sparse and not self._by_rows:
+            columns = [column if k != 1 else [g.to_dense() for g in column] for k, column in enumerate(columns)]
         if self._is_complex:  # as pairs of real numbers, like torch
-            columns = [[_as_real(tensor) for tensor in column] for column in columns]
+            columns = [list(map(_as_real, column)) for column in columns]
+        self._call(columns, hypers, False)
+        if self._is_sharded and not torch.is_grad_enabled():  # a shard does not tell the whole that it was written
+            increment_version([tensor for k in self._formula.written for tensor in whole[k] if _is_sharded(tensor)])
+
+    def _call(self, columns: Columns, hypers: list[Any], alike: bool) -> None:
         if self.engine != "c":
-            _refuse_sparse(self._formula.name, columns[1])
-        try:
             self._launch(columns, hypers)
+            return
+        try:
+            self._launch(columns, hypers, alike)
         except EngineUnavailable as reason:
             if self._options.fused:
                 self._refuse(reason)
             self._fall_back()
             note_fallback(str(reason), self.engine)
             self._launch(columns, hypers)
-        except RuntimeError:
-            _refuse_sparse(self._formula.name, columns[1])  # the C engine found no strides
-            raise
 
 
-def _refuse_sparse(name: str, grads: list[Tensor]) -> None:
-    if any(g.layout != torch.strided for g in grads):
-        raise RuntimeError(f"{name} does not support sparse gradients")
+def _loop_on_rows(formula: Formula, columns: Columns, hypers: list[Any]) -> None:
+    """The loop engine on what sparse gradients name: the entries of the parameter and of its state at their indices."""
+    for item in zip(*columns, strict=True):
+        g = item[1].to_sparse().coalesce()
+        place = tuple(g.indices())
+        scalars = [formula.kind(k) == "scalar" for k in range(len(item))]
+        rows = [tensor if scalar else tensor[place] for tensor, scalar in zip(item, scalars, strict=True)]
+        rows[1] = g.values()
+        loop(formula, [[_as_real(tensor)] for tensor in rows], hypers)
+        for k in formula.written:
+            if not scalars[k]:
+                item[k][place] = rows[k]
 
 
 def _as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor. (The module that defines them takes its time to import.)"""
+    return type(tensor) not in PLAIN and hasattr(tensor, "to_local") and hasattr(tensor, "placements")
+
+
+def _shards(column: list[Any], params: list[Any]) -> list[Tensor]:
+    """What lies on this process, distributed as the parameters are."""
+    return [
+        tensor.redistribute(p.device_mesh, p.placements).to_local() if _is_sharded(tensor) else tensor
+        for tensor, p in zip(column, params, strict=True)
+    ]

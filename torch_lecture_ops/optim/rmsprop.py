@@ -9,7 +9,19 @@ from torch.optim.optimizer import ParamsT
 
 from ..formula import maximum, sqrt
 from .rule import Buffer, Group
-from .rule_optimizer import RuleOptimizer, not_negative
+from .rule_optimizer import RuleOptimizer, check_momentum, not_negative
+
+
+def larson(p: Any, g: Any, v: Any, *, lr: Any, alpha: Any, eps: Any) -> Any:
+    """ε inside the root, as in TensorFlow.
+
+        v = α v + (1 - α) g²,  p = p - η g / √(v + ε)
+
+    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
+    Strategies' (there γ for α).
+    """
+    v = alpha * v + (1 - alpha) * g**2
+    return p - lr * g / sqrt(v + eps), v
 
 
 class RMSprop(RuleOptimizer):
@@ -20,10 +32,10 @@ class RMSprop(RuleOptimizer):
 
     centered: √(v - ḡ²) takes the place of √v, with ḡ = α ḡ + (1 - α) g, an estimate of the gradient's variance.
     momentum: b = μ b + g / (√v + ε), p = p - η b.
+    form="larson": p = p - η g / √(v + ε).
 
     Source: CS231n, slide 'RMSProp update' (Tieleman and Hinton 2012; there cache, decay_rate, and ε = 1e-7 outside the
-    root, as here). Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common
-    Adaptive Strategies', has ε inside the root.
+    root, as here). The other form: see its function.
 
     Like `torch.optim.RMSprop`, checkpoints included, but for two of its defects: centered, v - ḡ² is not allowed below
     zero, where rounding takes it when the gradient is constant (torch: NaN); and a group whose momentum or centered is
@@ -34,13 +46,16 @@ class RMSprop(RuleOptimizer):
         lr: learning rate η >= 0.
         alpha: smoothing constant α in [0, 1).
         eps: ε >= 0, added to the denominator.
-        weight_decay: coefficient λ >= 0 of an L2 penalty, g + λ p.
-        momentum: μ >= 0.
+        weight_decay: coefficient λ >= 0: an L2 penalty, g + λ p, or decoupled.
+        momentum: μ in [0, 1].
         centered: divide by the standard deviation of the gradient instead of its root mean square.
         capturable: keep the step on the accelerator, for CUDA graphs.
         foreach, fused: the engine, see `RuleOptimizer`; torch has no fused RMSprop, so `fused` is a keyword only.
         maximize: go up the objective instead of down.
         differentiable: let autograd go through the step.
+        form: "torch" or "larson" (neither momentum nor centered).
+        decoupled_weight_decay: p = (1 - η λ) p before the step instead of the penalty.
+        kahan: compensate the rounding of half types, see `RuleOptimizer`.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
@@ -60,6 +75,8 @@ class RMSprop(RuleOptimizer):
         "g_avg": Buffer("grad_avg", when="centered"),
     }
 
+    forms = {"larson": larson}
+
     def __init__(
         self,
         params: ParamsT,
@@ -75,6 +92,9 @@ class RMSprop(RuleOptimizer):
         differentiable: bool = False,
         *,
         fused: bool | None = None,
+        form: str = "torch",
+        decoupled_weight_decay: bool = False,
+        kahan: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -88,9 +108,8 @@ class RMSprop(RuleOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        if fused is not None:  # torch's groups lack the key: a default checkpoint has torch's keys alone
-            defaults["fused"] = fused
-        super().__init__(params, defaults)
+        beyond = {"fused": fused, "form": form, "decoupled_weight_decay": decoupled_weight_decay, "kahan": kahan}
+        super().__init__(params, defaults, **beyond)
 
     @staticmethod
     def rule(p: Any, g: Any, v: Any, b: Any, g_avg: Any, *, lr: Any, alpha: Any, eps: Any, momentum: Any) -> Any:
@@ -106,6 +125,8 @@ class RMSprop(RuleOptimizer):
         return p - lr * step, v, b, g_avg
 
     def check(self, group: Group) -> None:
-        not_negative(eps=group["eps"], momentum=group["momentum"], alpha=group["alpha"])
+        not_negative(eps=group["eps"])
+        check_momentum("RMSprop", group["momentum"])
+        not_negative(alpha=group["alpha"])
         if not group["alpha"] < 1.0:
             raise ValueError(f"RMSprop: alpha must be in [0, 1), got {group['alpha']}")

@@ -15,18 +15,39 @@ from ..formula import Formula, FormulaError, Kind
 Group = dict[str, Any]
 Decay = Literal["none", "coupled", "decoupled"]
 
+# What the shell reads of a group, with its value where the group has no such key.
+OPTIONS: Group = {
+    "form": "torch",
+    "weight_decay": 0,
+    "decoupled_weight_decay": False,
+    "maximize": False,
+    "differentiable": False,
+    "capturable": False,
+    "foreach": None,
+    "fused": None,
+    "kahan": False,
+}
+
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor of the parameter's shape that the optimizer keeps for each parameter, zero at first.
+    """A tensor that the optimizer keeps for each parameter, of its shape and dtype.
 
     Arguments:
         key: its name in the state and in checkpoints.
         when: the key of the parameter group that must be true (or not zero) for the buffer to exist.
+        initial: its value at first, or the key of the parameter group that holds it.
+        scalar: one number a parameter instead of one an element.
     """
 
     key: str
     when: str | None = None
+    initial: float | str = 0.0
+    scalar: bool = False
+
+
+STEP = Buffer("step", scalar=True)
+COMPENSATION = Buffer("compensation", when="kahan")
 
 
 class Options(NamedTuple):
@@ -39,15 +60,16 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """The step of a group as one formula: its columns are p, g and the entries `keys` of the state.
+    """The step of a group as one formula: its columns are p, g and the entries `buffers` of the state.
 
     `order` is the order of these entries in the state, and in checkpoints: torch's.
     """
 
     formula: Formula
-    keys: tuple[str, ...]
-    order: tuple[str, ...]
+    buffers: tuple[Buffer, ...]
+    order: tuple[Buffer, ...]
     options: Options
+    decay: Decay
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +85,19 @@ class Rule:
     asks_t: bool
     asks_first: bool
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the group that it depends on."""
+        numbers = tuple("betas" if name in _BETAS else name for name in self.numbers)
+        options = [key for buffer in self.buffers for key in (buffer.when, buffer.initial) if isinstance(key, str)]
+        return tuple(dict.fromkeys((*numbers, *self.flags, *options)))
+
     def check_keys(self, group: Group) -> None:
         """Raise a FormulaError if the rule asks for something that the group does not have."""
-        known = {*group, *(("beta1", "beta2") if "betas" in group else ())}
-        for name in (*self.numbers, *self.flags, *(buffer.when for buffer in self.buffers if buffer.when)):
-            if name not in known:
-                raise FormulaError(f"{self.name}: the rule asks for {name!r}, but a group has {', '.join(group)}")
+        for key in self.keys:
+            if key not in group:
+                asked = " and ".join(name for name in self.numbers if name in _BETAS) if key == "betas" else key
+                raise FormulaError(f"{self.name}: the rule asks for {asked!r}, but a group has {', '.join(group)}")
 
     def update(self, group: Group, first: bool) -> Update:
         """The step as this group asks for it; the same object every time."""
@@ -79,16 +108,25 @@ class Rule:
             first,
             bool(group.get("maximize", False)),
             _decay(group),
+            bool(group.get("kahan", False)),
             Options(group.get("foreach"), group.get("fused"), group.get("differentiable", False)),
         )
 
 
 @cache
-def read(name: str, function: Callable[..., Any], buffers: tuple[tuple[str, Buffer], ...], counts_steps: bool) -> Rule:
-    """The rule of the class of this name; a FormulaError says what is wrong with its arguments."""
+def read(
+    name: str, function: Callable[..., Any], buffers: tuple[tuple[str, Buffer], ...], counts_steps: bool, is_form: bool
+) -> Rule:
+    """The rule of the class of this name; a FormulaError says what is wrong with its arguments.
+
+    A rule takes all buffers, in their order; one of several forms takes those that it needs.
+    """
     parameters = inspect.signature(function).parameters.values()
-    letters = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    expected = ["p", "g", *(letter for letter, _ in buffers)]
+    letters = ["*" * (p.kind is p.VAR_POSITIONAL) + p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    known = dict(buffers)
+    expected = ["p", "g", *known]
+    if is_form:
+        expected = [letter for letter in expected if letter in ("p", "g") or letter in letters]
     if letters != expected:
         raise FormulaError(f"{name}: the rule must take ({', '.join(expected)}, *, ...), got ({', '.join(letters)})")
     keywords = {p.name: p.annotation in (bool, "bool") for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -98,7 +136,7 @@ def read(name: str, function: Callable[..., Any], buffers: tuple[tuple[str, Buff
     return Rule(
         name=name,
         function=function,
-        buffers=tuple(buffer for _, buffer in buffers),
+        buffers=tuple(known[letter] for letter in letters[2:]),
         counts_steps=counts_steps,
         numbers=tuple(keyword for keyword, is_flag in keywords.items() if not is_flag),
         flags=tuple(keyword for keyword, is_flag in keywords.items() if is_flag),
@@ -107,14 +145,16 @@ def read(name: str, function: Callable[..., Any], buffers: tuple[tuple[str, Buff
     )
 
 
-def hypers(update: Update, group: Group) -> list[Any]:
+_BETAS = ("beta1", "beta2")
+
+
+def hypers(formula: Formula, group: Group) -> list[Any]:
     """The numbers of a step, in the order of the formula's hypers."""
-    numbers = [group[name] if name in group else _beta(group, name) for name in update.formula.hypers]
+    numbers = [
+        group["betas"][_BETAS.index(name)] if name in _BETAS and name not in group else group[name]
+        for name in formula.hypers
+    ]
     return [n.reshape(()) if isinstance(n, Tensor) else n for n in numbers]  # of shape (1,), it would broadcast
-
-
-def _beta(group: Group, name: str) -> Any:
-    return group["betas"][("beta1", "beta2").index(name)]
 
 
 def _decay(group: Group) -> Decay:
@@ -132,36 +172,45 @@ def _update(
     first: bool,
     maximize: bool,
     decay: Decay,
+    kahan: bool,
     options: Options,
 ) -> Update:
     fixed = dict(zip(rule.flags, flags, strict=True)) | ({"first": first} if rule.asks_first else {})
     extra = {"none": (), "coupled": ("weight_decay",), "decoupled": ("weight_decay", "lr")}[decay]
-    buffers = [buffer.key for buffer, here in zip(rule.buffers, present, strict=True) if here]
-    counter = ["step"] if rule.counts_steps else []
+    there = {buffer for buffer, here in zip(rule.buffers, present, strict=True) if here}
+    arrays = [buffer for buffer in rule.buffers if buffer in there and not buffer.scalar]
+    scalars = [buffer for buffer in rule.buffers if buffer in there and buffer.scalar]
+    counter = [STEP] if rule.counts_steps else []
+    kept = [*arrays, *scalars, *counter]
 
     def step(p: Any, g: Any, *state: Any, **values: Any) -> tuple[Any, ...]:
-        t = [state[-1] + 1] if rule.counts_steps else []
+        state_of = dict(zip(kept, state, strict=True))
+        if rule.counts_steps:
+            state_of[STEP] = state_of[STEP] + 1
         if maximize:
             g = -g
         if decay == "coupled":  # an L2 penalty
             g = g + values["weight_decay"] * p
         elif decay == "decoupled":  # as in AdamW
             p = p * (1 - values["lr"] * values["weight_decay"])
-        given = iter(state)
-        letters = [next(given) if here else None for here in present]
-        keywords = {name: values[name] for name in rule.numbers} | ({"t": t[0]} if rule.asks_t else {}) | fixed
-        results = rule.function(p, g, *letters, **keywords)
+        keywords = {name: values[name] for name in rule.numbers} | ({"t": state_of[STEP]} if rule.asks_t else {})
+        results = rule.function(p, g, *map(state_of.get, rule.buffers), **keywords, **fixed)
         p, *letters = results if isinstance(results, tuple) else (results,)
-        if len(letters) != len(present):
-            raise FormulaError(f"{rule.name}: the rule must return {1 + len(present)} values, got {1 + len(letters)}")
-        return (p, *(letter for letter, here in zip(letters, present, strict=True) if here), *t)
+        if len(letters) != len(rule.buffers):
+            raise FormulaError(f"the rule must return {1 + len(rule.buffers)} values, got {1 + len(letters)}")
+        state_of |= zip(rule.buffers, letters, strict=True)
+        return (p, *map(state_of.__getitem__, kept))
 
     array, scalar = get_args(Kind)
+    kinds = (array, array, *(scalar if buffer.scalar else array for buffer in kept))
     formula = Formula(
         function=step,
-        columns=(array,) * (2 + len(buffers)) + (scalar,) * len(counter),
-        stores=(0, *range(2, 2 + len(buffers) + len(counter))),  # all but g
+        columns=(*kinds, array) if kahan else kinds,
+        stores=(0, *range(2, len(kinds))),  # all but g
         hypers=tuple(dict.fromkeys((*rule.numbers, *extra))),
         name=rule.name,
+        remainder=len(kinds) if kahan else None,
     )
-    return Update(formula, (*buffers, *counter), (*counter, *buffers), options)
+    more = [COMPENSATION] if kahan else []
+    order = (*counter, *(buffer for buffer in rule.buffers if buffer in there), *more)
+    return Update(formula, (*kept, *more), order, options, decay)

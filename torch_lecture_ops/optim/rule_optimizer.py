@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from ..formula import loop
-from .plan import Columns, Plan
-from .rule import Buffer, Group, Update, hypers, read
+from ..formula import FormulaError, loop
+from .checkpoint import fitted
+from .plan import Columns, Plan, Sparse, same_objects
+from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule, Update, hypers, read
 
 NoneType = type(None)
+HALF = (torch.float16, torch.bfloat16)
 
 # Who may listen to a step. Without torch's private names somebody always may.
 _GLOBAL_PRE_HOOKS = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)
@@ -29,38 +31,57 @@ class RuleOptimizer(Optimizer):
         p, b1, b2, ... = rule(p, g, b1, b2, ..., *, lr, ...)
 
     The rule is written as on the slide, with + - * / ** and the functions of `torch_lecture_ops.formula`. Arguments
-    are found by name. After p and g come the buffers, by the letters of `buffers`; one that the group does not ask for
+    are found by name. After p and g come buffers, by the letters of `buffers`; one that the group does not ask for
     is None. Keyword-only arguments are entries of the parameter group (`beta1`, `beta2` of its `betas`); those
     annotated `bool` are flags, resolved when the rule is traced. Two are known to the shell: `t`, the number of this
     step, from 1 on, and the flag `first`, whether the buffers were made in this very step.
 
-    The shell does the rest, alike for every rule: closure, parameter groups, maximize, weight decay, differentiable,
-    capturable, complex parameters (as real pairs), half types (computed in float32), state and checkpoints, and the
-    choice of an engine.
+    The shell does the rest, alike for every rule:
 
-    fused=True asks for one compiled C loop over all parameters, foreach=True for torch's multi-tensor operators,
-    foreach=False with fused=False for the plain loop; what cannot be had raises a RuntimeError that says why. Left at
-    None, the fastest engine that is safe for these tensors runs, and `engine` tells which.
+    - closure, parameter groups, hooks, state and checkpoints, maximize, differentiable, capturable;
+    - weight decay: coupled, an L2 penalty λ p in the gradient, or decoupled, p = (1 - η λ) p before the step;
+    - complex parameters as pairs of real numbers; half types computed in float32, and with kahan=True in addition
+      compensated: what rounding takes from a parameter is kept in a buffer and added at the next step;
+    - sparse gradients: the rule is applied to the rows they name, the others stay as they are, momentum and decay
+      included (a coupled weight decay is refused, as torch's Adagrad does). SGD takes them as the dense gradients
+      that they mean;
+    - DTensor parameters (FSDP2): each process updates its own shard;
+    - the choice of an engine. fused=True asks for one compiled C loop over all parameters, foreach=True for torch's
+      multi-tensor operators, foreach=False with fused=False for the plain loop; what cannot be had raises a
+      RuntimeError that says why. Left at None, the fastest engine that is safe for these tensors runs, and `engine`
+      tells which.
 
     Arguments:
         params: parameters or groups of them, as for every torch optimizer.
-        defaults: the hyper-parameters of a group. Of those that the shell reads, missing ones count as weight_decay=0,
-            decoupled_weight_decay=False, maximize=False, differentiable=False, capturable=False, foreach=None,
-            fused=None.
+        defaults: the hyper-parameters of a group. Of those that the shell reads, missing ones count as form="torch",
+            weight_decay=0, decoupled_weight_decay=False, maximize=False, differentiable=False, capturable=False,
+            foreach=None, fused=None, kahan=False.
+        beyond: hyper-parameters that enter the group only if they are set or if its form asks for them: those that
+            torch's class does not have, so that a default checkpoint has torch's keys alone.
 
     Attributes:
         rule: the formula, as a static method.
+        forms: name -> another formula of the same optimizer, chosen by form=; "torch" stands for `rule`. A form takes
+            those of the buffers that it needs.
         buffers: letter in the rule -> `Buffer`, in the order of the state's keys.
         counts_steps: whether the state holds the number of steps under "step", as most of torch's optimizers do.
+        eager_state: whether the state is made at once instead of at the first gradient, as in torch's Adagrad.
+        sparse: what a sparse gradient is: "rows" to apply the rule to, or, written briefly, a "dense" gradient.
     """
 
     rule: Callable[..., Any]
+    forms: ClassVar[dict[str, Callable[..., Any]]] = {}
     buffers: ClassVar[dict[str, Buffer]] = {}
     counts_steps: ClassVar[bool] = True
+    eager_state: ClassVar[bool] = False
+    sparse: ClassVar[Sparse] = "rows"
 
-    def __init__(self, params: ParamsT, defaults: Group) -> None:
+    def __init__(self, params: ParamsT, defaults: Group, **beyond: Any) -> None:
         self._prepare()
-        self._rule.check_keys(defaults)
+        options = self._signature_defaults()
+        form = self._rule_of({**options, **beyond})
+        defaults |= {key: v for key, v in beyond.items() if key in form.keys or v != options.get(key, OPTIONS.get(key))}
+        form.check_keys(defaults)
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -73,36 +94,103 @@ class RuleOptimizer(Optimizer):
             raise ValueError("Tensor lr must be 1-element")
         not_negative(lr=lr, weight_decay=group.get("weight_decay", 0.0))
         self.check(group)
+        self._check_form(group)
         if group.get("fused"):
             if group.get("differentiable"):
                 raise RuntimeError("`fused` does not support `differentiable`")
             if group.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
+    def _check_form(self, group: Group) -> None:
+        """A form does not have all options of the others: one that is set must not be ignored."""
+        options, chosen = self._signature_defaults(), self._rule_of(group)
+        for key in dict.fromkeys(key for rule in self._rules.values() for key in rule.keys):
+            if key not in chosen.keys and group.get(key, options.get(key)) != options.get(key):
+                form = group.get("form", OPTIONS["form"])
+                raise ValueError(f"{type(self).__name__}: form={form!r} has no {key}, got {key}={group[key]}")
+
+    def _rule_of(self, group: Group) -> Rule:
+        try:
+            return self._rules[group.get("form", OPTIONS["form"])]
+        except KeyError:
+            forms = ", ".join(map(repr, self._rules))
+            raise ValueError(f"{type(self).__name__}: form must be one of {forms}, got {group['form']!r}") from None
+
+    def _signature_defaults(self) -> Group:
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; what it does not set is taken from the defaults. Checked like the defaults."""
         if isinstance(param_group, dict):
-            self._check({**self.defaults, **param_group})
+            group = {**self.defaults, **param_group}
+            for key in self._rule_of(group).keys:  # a form may ask for what the defaults do not have
+                if key not in group and key in (options := self._signature_defaults()):
+                    param_group[key] = group[key] = options[key]
+            self._check(group)
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group.get("kahan") and (odd := {p.dtype for p in group["params"]}.difference(HALF)):
+            self.param_groups.pop()
+            raise ValueError(
+                f"{type(self).__name__}: kahan=True compensates the rounding of float16 and bfloat16, got a parameter "
+                f"of {odd.pop()}; put such parameters into a group without it"
+            )
+        if self.eager_state:
+            for p in group["params"]:
+                self._make_missing(p, self.state[p], group, self._rule_of(group).update(group, first=False))
 
     def _prepare(self) -> None:
-        self._rule = read(type(self).__name__, self.rule, tuple(self.buffers.items()), self.counts_steps)
+        name, buffers = type(self).__name__, tuple(self.buffers.items())
+        self._rules = {
+            form: read(name, rule, buffers, self.counts_steps, bool(self.forms))
+            for form, rule in {OPTIONS["form"]: self.rule, **self.forms}.items()
+        }
+        if unused := set(self.buffers.values()).difference(*(rule.buffers for rule in self._rules.values())):
+            raise FormulaError(f"{name}: no rule takes the buffer {unused.pop().key!r}")
         self._plans: dict[int, Plan] = {}
+        # The state of the parameters of a group, as long as neither the parameters nor the states are replaced.
+        self._states: dict[int, tuple[list[Tensor], list[Group]]] = {}
+        self._all_states: list[Group] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        hooks = {key: value for key, value in self.__dict__.items() if key.endswith("_hooks")}
+        return {**super().__getstate__(), **hooks}  # torch forgets them
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._prepare()
-        options = inspect.signature(type(self).__init__).parameters
+        options = self._signature_defaults()
         for group in self.param_groups:
             for key in self.defaults:  # a checkpoint written before an option existed lacks it
                 if key in options:
-                    group.setdefault(key, options[key].default)
+                    group.setdefault(key, options[key])
             for p in group["params"]:
                 if p in self.state:
                     entries = {key: value for key, value in self.state[p].items() if value is not None}
-                    if not isinstance(entries.get("step", p), Tensor):  # written when steps were numbers
-                        entries["step"] = self._new_step(p, group).fill_(float(entries["step"]))
+                    for key, value in entries.items():
+                        if not isinstance(value, Tensor):  # from when scalars were numbers
+                            entries[key] = self._new_scalar(p, group, key, float(value))
                     self.state[p] = entries
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` of this class, or of torch's class of the same name, returned.
+
+        As in torch, hyper-parameters are loaded too, tensors are copied, and arrays take the dtype and device of
+        their parameter. Where both sides have names of parameters, the names decide what belongs together, otherwise
+        the order.
+
+        Raises:
+            ValueError: it does not fit: other groups, names, shapes, another form, or another optimizer.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            result = pre_hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        name, buffers = type(self).__name__, self.buffers.values()
+        self.__setstate__(fitted(name, state_dict, self.param_groups, self._rule_of, buffers))
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
 
     @property
     def engine(self) -> str:
@@ -129,59 +217,86 @@ class RuleOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
+            self._forget_replaced_states()
             for number, group in enumerate(self.param_groups):
                 self._update_group(number, group)
         return loss
 
     _listened_step = Optimizer.profile_hook_step(_plain_step)
 
+    def share_memory(self) -> None:
+        """Move the state that there is to shared memory, for training in several processes at once."""
+        for state in self.state.values():
+            for value in state.values():
+                value.share_memory_()
+
+    def _forget_replaced_states(self) -> None:
+        states = list(self.state.values())
+        if not same_objects(states, self._all_states):
+            self._states.clear()
+            self._all_states = states
+
+    def _states_of(self, number: int, params: list[Tensor]) -> list[Group]:
+        """The state of each parameter, looked up once: the hash of a tensor is a slow one."""
+        known, states = self._states.get(number, ((), []))
+        if not same_objects(params, known):
+            states = list(map(self.state.__getitem__, params))
+            self._states[number] = list(params), states
+        return states
+
     def _update_group(self, number: int, group: Group) -> None:
         params, grads = group["params"], [p.grad for p in group["params"]]
         if NoneType in set(map(type, grads)):
             params = [p for p, g in zip(params, grads, strict=True) if g is not None]
             grads = [g for g in grads if g is not None]
-        update = self._rule.update(group, first=False)
-        states = list(map(self.state.__getitem__, params)) if update.keys else []
+        if not params:
+            return
+        rule = self._rule_of(group)
+        update = rule.update(group, first=False)
+        states = self._states_of(number, params) if update.buffers else []
         try:
-            columns = [params, grads, *[[state[key] for state in states] for key in update.keys]]
+            columns = [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
         except KeyError:
             new = [self._make_missing(p, state, group, update) for p, state in zip(params, states, strict=True)]
-            columns = [params, grads, *[[state[key] for state in states] for key in update.keys]]
-            if self._rule.asks_first:
-                self._run(number, group, self._rule.update(group, first=True), _choose(columns, new))
+            columns = [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
+            if rule.asks_first:
+                self._run(number, group, rule.update(group, first=True), _choose(columns, new))
                 columns = _choose(columns, [not is_new for is_new in new])
         self._run(number, group, update, columns)
 
     def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> bool:
-        """Make the entries that the parameter's state lacks; whether there were any."""
-        missing = [key for key in update.order if key not in state]
-        for key in missing:
-            if key == "step":
-                state[key] = self._new_step(p, group)
+        """Make the entries that the parameter's state lacks; whether buffers of the rule were among them."""
+        missing = [buffer for buffer in update.order if buffer.key not in state]
+        for buffer in missing:
+            value = group[buffer.initial] if isinstance(buffer.initial, str) else buffer.initial
+            if buffer.scalar:
+                state[buffer.key] = self._new_scalar(p, group, buffer.key, value)
             else:
-                state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return bool(missing)
+                filling = complex(value, value) if p.is_complex() else value  # as two real numbers, like torch
+                state[buffer.key] = torch.full_like(p, filling, memory_format=torch.preserve_format)
+        return not {STEP, COMPENSATION}.issuperset(missing)
 
-    def _new_step(self, p: Tensor, group: Group) -> Tensor:
+    def _new_scalar(self, p: Tensor, group: Group, key: str, value: float) -> Tensor:
         if group.get("capturable") and p.is_cpu and not torch.compiler.is_compiling():
             raise RuntimeError(
                 f"{type(self).__name__}: capturable=True keeps the step on an accelerator, but a parameter is on the "
                 "CPU; use capturable=False"
             )
-        wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        wide = torch.get_default_dtype() == torch.float64 and not (group.get("fused") and key == STEP.key)
         on_device = group.get("capturable") or group.get("fused")
-        return torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=p.device if on_device else "cpu")
+        dtype = torch.float64 if wide else torch.float32
+        return torch.full((), value, dtype=dtype, device=p.device if on_device else "cpu")
 
     def _run(self, number: int, group: Group, update: Update, columns: Columns) -> None:
         if not columns[0]:
             return
-        numbers = hypers(update, group)
+        numbers = hypers(update.formula, group)
         if torch.compiler.is_compiling():  # the compiler sees the formula itself and fuses it with its neighbours
             loop(update.formula, columns, numbers)
             return
         plan = self._plans.get(number)
         if plan is None or not plan.fits(update, columns):
-            plan = self._plans[number] = Plan(update, columns)
+            plan = self._plans[number] = Plan(update, columns, self.sparse)
         plan.run(columns, numbers)
 
 
@@ -195,3 +310,10 @@ def not_negative(**values: Any) -> None:
 
 def _choose(columns: Columns, chosen: Sequence[bool]) -> Columns:
     return [[tensor for tensor, yes in zip(column, chosen, strict=True) if yes] for column in columns]
+
+
+def check_momentum(name: str, momentum: float) -> None:
+    """Raise ValueError for a momentum outside of [0, 1]; a negative one has torch's text."""
+    not_negative(momentum=momentum)
+    if momentum > 1.0:
+        raise ValueError(f"{name}: momentum must be in [0, 1], got {momentum}")

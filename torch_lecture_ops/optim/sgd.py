@@ -8,7 +8,32 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .rule import Buffer, Group
-from .rule_optimizer import RuleOptimizer, not_negative
+from .rule_optimizer import RuleOptimizer, check_momentum
+
+
+def cs231n(p: Any, g: Any, v: Any, *, lr: Any, momentum: Any, nesterov: bool) -> Any:
+    """The learning rate inside the velocity; nesterov: written for the point ahead, which p then is.
+
+        v = μ v - η g,  p = p + v                     (nesterov: p = p - μ v_before + (1 + μ) v)
+
+    CS231n, slides 'Momentum update' and 'Nesterov Momentum update'.
+    """
+    if v is None:
+        return p - lr * g, None
+    v_before, v = v, momentum * v - lr * g
+    return p - momentum * v_before + (1 + momentum) * v if nesterov else p + v, v
+
+
+def larson(p: Any, g: Any, g_before: Any, *, lr: Any, momentum: Any) -> Any:
+    """Two taps: the momentum is one gradient long.
+
+        p = p - (η gₖ + μ gₖ₋₁)
+
+    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there α and β).
+    """
+    if g_before is None:
+        return p - lr * g, None
+    return p - (lr * g + momentum * g_before), g
 
 
 class SGD(RuleOptimizer):
@@ -17,22 +42,28 @@ class SGD(RuleOptimizer):
         b = μ b + (1 - τ) g          (b = g at first)
         p = p - η b                  (nesterov: p - η (g + μ b); μ = 0: p - η g)
 
-    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Momentum update' (there v = ρ v + g,
-    x = x - α v); the code on that slide lacks the minus sign. The slides of CS231n keep the learning rate inside the
-    velocity, v = μ v - η g, x = x + v: the same as long as η does not change.
+    form="cs231n": v = μ v - η g, p = p + v; the same as long as η does not change.
+    form="larson": p = p - (η g + μ g_before).
 
-    Like `torch.optim.SGD`, checkpoints included.
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Momentum update' (there v = ρ v + g,
+    x = x - α v); the code on that slide lacks the minus sign. The other forms: see their functions.
+
+    Like `torch.optim.SGD`, checkpoints included, but for sparse gradients: a weight decay with them is computed
+    (torch: error), and the momentum of rows that a gradient does not name decays from the first step on.
 
     Arguments:
         params: parameters or groups of them.
         lr: learning rate η >= 0.
-        momentum: μ >= 0, usually 0.5, 0.9 or 0.99.
+        momentum: μ in [0, 1], usually 0.5, 0.9 or 0.99.
         dampening: τ, how much of the gradient is kept from the momentum.
-        weight_decay: coefficient λ >= 0 of an L2 penalty, g + λ p.
+        weight_decay: coefficient λ >= 0: an L2 penalty, g + λ p, or decoupled.
         nesterov: look ahead along the momentum; needs momentum > 0 and dampening = 0.
         maximize: go up the objective instead of down.
         foreach, fused: the engine, see `RuleOptimizer`.
         differentiable: let autograd go through the step.
+        form: "torch", "cs231n" (no dampening) or "larson" (no dampening, no nesterov).
+        decoupled_weight_decay: p = (1 - η λ) p before the step instead of the penalty.
+        kahan: compensate the rounding of half types, see `RuleOptimizer`.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
@@ -46,8 +77,14 @@ class SGD(RuleOptimizer):
         0.949999988079071
     """
 
-    buffers = {"b": Buffer("momentum_buffer", when="momentum")}
+    buffers = {
+        "b": Buffer("momentum_buffer", when="momentum"),
+        "v": Buffer("velocity", when="momentum"),
+        "g_before": Buffer("grad_before", when="momentum"),
+    }
+    forms = {"cs231n": cs231n, "larson": larson}
     counts_steps = False
+    sparse = "dense"
 
     def __init__(
         self,
@@ -62,6 +99,9 @@ class SGD(RuleOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        form: str = "torch",
+        decoupled_weight_decay: bool = False,
+        kahan: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -74,7 +114,7 @@ class SGD(RuleOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, form=form, decoupled_weight_decay=decoupled_weight_decay, kahan=kahan)
 
     @staticmethod
     def rule(p: Any, g: Any, b: Any, *, lr: Any, momentum: Any, dampening: Any, nesterov: bool, first: bool) -> Any:
@@ -84,6 +124,6 @@ class SGD(RuleOptimizer):
         return p - lr * (g + momentum * b if nesterov else b), b
 
     def check(self, group: Group) -> None:
-        not_negative(momentum=group["momentum"])
+        check_momentum("SGD", group["momentum"])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")

@@ -1,0 +1,103 @@
+"""Loading a state_dict: what belongs to which parameter, and whether it fits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule
+
+
+def fitted(
+    name: str, saved: Group, groups: list[Group], rule_of: Callable[[Group], Rule], known: Iterable[Buffer]
+) -> Group:
+    """The state and the groups of a saved optimizer, for an optimizer of this name with these groups.
+
+    `known` are the buffers that an optimizer of this name may have; `rule_of` finds the rule of a group.
+    Raises ValueError where it does not fit.
+    """
+    news = deepcopy(saved["param_groups"])
+    if len(groups) != len(news):
+        raise ValueError("loaded state dict has a different number of parameter groups")
+    if any(len(group["params"]) != len(new["params"]) for group, new in zip(groups, news, strict=True)):
+        raise ValueError(
+            "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+        )
+    buffers = {buffer.key: buffer for buffer in (STEP, *known, COMPENSATION)}
+    state: defaultdict[Any, Group] = defaultdict(dict)
+    state |= saved["state"]
+    for group, new in zip(groups, news, strict=True):
+        rule = _rule(name, group, new, rule_of)
+        for p, number, label in _pairs(name, group, new):
+            if number in state:
+                state[p] = _entries(f"{name}: {label}", p, state.pop(number), new, rule, buffers)
+        new["params"] = group["params"]
+        if "param_names" in group:
+            new["param_names"] = group["param_names"]
+    return {"state": state, "param_groups": news}
+
+
+def _rule(name: str, group: Group, new: Group, rule_of: Callable[[Group], Rule]) -> Rule:
+    """The rule that the saved group asks for, which must be the one that this group asks for."""
+    saved, form = (g.get("form", OPTIONS["form"]) for g in (new, group))
+    if saved != form:
+        raise ValueError(f"{name}: the state_dict has form={saved!r}, the optimizer form={form!r}; make both alike")
+    rule = rule_of(group)
+    switches = {buffer.when for buffer in rule.buffers}
+    numbers = {"betas" if number in ("beta1", "beta2") else number for number in rule.numbers} - switches
+    if missing := sorted(numbers.difference(new)):
+        raise ValueError(
+            f"{name}: the state_dict is of another optimizer: its groups have no {', '.join(missing)}, "
+            f"but {', '.join(key for key in new if key != 'params')}"
+        )
+    return rule
+
+
+def _pairs(name: str, group: Group, new: Group) -> list[tuple[Tensor, Hashable, str]]:
+    """Parameters, their numbers in the saved group, and what to call them; by their names if both sides have some."""
+    params, numbers = group["params"], new["params"]
+    labels = [f"parameter {number}" for number in numbers]
+    if "param_names" in group and "param_names" in new:
+        number_of = dict(zip(new["param_names"], numbers, strict=True))
+        names = group["param_names"]
+        if set(names) != set(number_of):
+            absent, unknown = sorted(set(names).difference(number_of)), sorted(set(number_of).difference(names))
+            raise ValueError(
+                f"{name}: the state_dict has parameters of other names: {', '.join(unknown)} in place of "
+                f"{', '.join(absent)}; rename them in a load_state_dict pre-hook, or make the optimizer without names"
+            )
+        numbers, labels = [number_of[name] for name in names], [f"parameter {name!r}" for name in names]
+    return list(zip(params, numbers, labels, strict=True))
+
+
+def _entries(who: str, p: Tensor, entries: Group, group: Group, rule: Rule, buffers: dict[str, Buffer]) -> Group:
+    """The saved state of a parameter, on its device; arrays with its dtype."""
+    missing = [buffer.key for buffer in rule.buffers if buffer.when is None and buffer.key not in entries]
+    unknown = [key for key in entries if key not in buffers]
+    if entries and (missing or unknown):
+        expected = ", ".join(key for key in buffers if key != COMPENSATION.key)
+        raise ValueError(
+            f"{who} has the state of another optimizer: {', '.join(map(str, entries))}; expected were {expected}"
+        )
+    cast = {}
+    for key, value in entries.items():
+        shape = () if buffers[key].scalar else tuple(p.shape)
+        if isinstance(value, Tensor) and tuple(value.shape) != shape:
+            raise ValueError(f"{who}: {key} must have shape {shape}, got {tuple(value.shape)}")
+        cast[key] = _cast(p, value, group, buffers[key])
+    return cast
+
+
+def _cast(p: Tensor, value: Any, group: Group, buffer: Buffer) -> Any:
+    if not isinstance(value, Tensor):  # None, or a scalar from before scalars were tensors
+        return value
+    if buffer.scalar:  # stays as precise as it is, and on the CPU unless a device works with it
+        on_device = group.get("capturable") or group.get("fused")
+        return value.to(p.device, torch.float32 if buffer == STEP else value.dtype) if on_device else value
+    value = value.to_dense() if value.is_sparse else value  # torch's SGD keeps a sparse first gradient
+    return value.to(device=p.device, dtype=p.dtype if p.is_floating_point() else value.dtype)
