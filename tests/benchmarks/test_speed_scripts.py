@@ -23,7 +23,9 @@ def script(request, monkeypatch):
 
 
 def each_script(function):
-    return pytest.mark.parametrize("script", ["optimizer_step", "activations"], indirect=True)(function)
+    return pytest.mark.parametrize("script", ["optimizer_step", "activations", "training_step"], indirect=True)(
+        function
+    )
 
 
 def one_script(name: str):
@@ -90,6 +92,8 @@ def test_a_mistake_takes_one_line_that_names_what_is_valid(capsys, script, argv,
         (["--processes", "0"], ["'0'", "at least 1"]),
         (["--first-step", "--dtype", "float64"], ["--first-step", "float32"]),
         (["--first-step", "--compile"], ["--first-step", "--compile"]),
+        (["--memory", "--first-step"], ["--first-step", "--memory"]),
+        (["--memory", "--dtype", "float64"], ["--memory", "float32"]),
     ],
 )
 def test_a_mistake_about_optimizers(capsys, script, argv, named):
@@ -112,9 +116,15 @@ def test_a_mistake_about_activations(capsys, script, argv, named):
         assert word in line
 
 
+@one_script("training_step")
+def test_a_mistake_about_training(capsys, script):
+    assert "'adan'" in complaint(capsys, script, "--optimizer", "adan")
+    assert "at least 1" in complaint(capsys, script, "--batch", "0")
+
+
 @one_script("optimizer_step")
-def test_first_steps_do_not_overwrite_the_results_of_steps(script):
-    assert script.parse_options([]).json != script.parse_options(["--first-step"]).json
+def test_modes_do_not_overwrite_each_others_results(script):
+    assert len({script.parse_options(mode).json for mode in ([], ["--first-step"], ["--memory"])}) == 3
 
 
 @each_script
@@ -158,7 +168,7 @@ def test_steps_are_compared_with_every_path_of_torch(capsys, script, tmp_path):
         assert row["engine"]
         assert row["rounds"] >= 5
         assert row["best"] in ("loop", "foreach", "fused")
-        assert row["floor"] == 1.0
+        assert row["floor"] == (1.0 if row is sgd else 1.5)
         assert set(row["gigabytes_per_second"]) == set(row["seconds"])
         for spread in (row["ratio"], *row["seconds"].values()):
             assert_spread(spread)
@@ -194,6 +204,34 @@ def test_a_first_step_is_taken_in_a_fresh_process(script, tmp_path):
     assert (engine == "c") == any(tmp_path.rglob("*.so"))  # the cache was the one given
 
 
+@one_script("optimizer_step")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_step(capsys, script, tmp_path, monkeypatch):
+    monkeypatch.setitem(script.MODELS, "tiny", script.Model(lambda: [(1000, 1000)] * 2, 2, 2_000_000))
+    path = tmp_path / "results.json"
+    assert script.main(["--memory", "--model", "tiny", "--optimizer", "rmsprop", "--json", str(path), "--check"]) == 0
+    (row,) = read_results(path)
+    assert row["parameters"] == 8_000_000
+    assert set(row["bytes"]) == {"ours", "loop", "foreach"}
+    assert row["bytes"]["foreach"] > 7_000_000 > 1_000_000 > row["bytes"]["ours"]
+
+
+@one_script("training_step")
+def test_training_is_compared_with_every_path_of_torch(capsys, script, tmp_path):
+    path = tmp_path / "results.json"
+    argv = ["--optimizer", "adam,nadam", "--batch", "2", "--seconds", "0.01", "--json", str(path)]
+    assert script.main(argv) == 0
+    assert capsys.readouterr().err == ""
+    adam, nadam = read_results(path)
+    assert set(adam["seconds"]) == {"ours", "default", "loop", "foreach", "fused"}
+    assert set(nadam["images_per_second"]) == {"ours", "default", "loop", "foreach"}
+    for row in (adam, nadam):
+        assert row["best"] in row["seconds"]
+        assert row["floor"] is None  # of another batch
+        assert row["images_per_second"]["ours"] == pytest.approx(2 / row["seconds"]["ours"]["median"])
+        assert_spread(row["ratio"])
+
+
 @one_script("activations")
 def test_functions_are_compared_with_the_built_in_ones(capsys, script, tmp_path):
     path = tmp_path / "results.json"
@@ -225,6 +263,7 @@ def test_a_script_runs_from_any_folder(tmp_path):
 def test_a_missed_floor_fails_the_check_and_is_named(capsys, script, tmp_path, monkeypatch, floor, status):
     monkeypatch.setattr(script, "FLOORS", dict.fromkeys(script.FLOORS, floor))
     rows = {"optimizer_step": "--model=tiny --optimizer=sgd", "activations": "--function=relu --size=1024"}
+    rows["training_step"] = "--optimizer=sgd"
     argv = [*rows[script.__name__].split(), "--seconds=0.01", f"--json={tmp_path / 'results.json'}", "--check"]
     assert script.main(argv) == status
     out = capsys.readouterr().out
