@@ -17,14 +17,15 @@ MODULES = [module.name for module in pkgutil.walk_packages(torch_lecture_ops.__p
 
 def test_readme():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     namespace: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
-    w = torch.nn.Parameter(torch.tensor([1.0]))
-    w.grad = torch.tensor([0.5])
-    namespace["NormalizedGradient"]([w], lr=0.1).step()
-    assert w.item() == pytest.approx(0.9)
+    assert namespace["w"].item() == pytest.approx(0.56)
+    w = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.0]))
+    w.grad = torch.tensor([0.5, -2.0, 0.0])
+    namespace["Lion"]([w], lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(w, torch.tensor([0.85, -0.85, 0.0]))
     x = torch.linspace(-3, 3, 7)
     torch.testing.assert_close(namespace["Mish"].call(x), torch.nn.functional.mish(x))
 

@@ -749,6 +749,28 @@ def test_mistakes_in_a_rule(rule, says, table):
     assert all(map(torch.equal, params, start))
 
 
+@pytest.mark.parametrize("rule", [unknown, method], ids=lambda rule: rule.__name__)
+def test_what_only_tensors_know_runs_on_the_loop(rule, table):
+    """As the error says."""
+    ours, theirs = table.parameters(shapes=SHAPES), table.parameters(shapes=SHAPES)
+    table.give_gradients(0, ours, theirs)
+    with pytest.raises(FormulaError, match="with foreach=False and fused=False it runs on tensors, as it stands"):
+        wrong("Wrong", rule)(ours).step()
+    wrong("Wrong", rule)(ours, foreach=False, fused=False).step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q - 0.1 * torch.sin(q.grad))
+
+
+def test_in_place_on_tensors(table):
+    """Noticed before anything is stored in the parameters."""
+    params = table.parameters(shapes=SHAPES)
+    table.give_gradients(0, params)
+    start = [p.detach().clone() for p in params]
+    with pytest.raises(FormulaError, match=r"^Wrong: a formula must not write in place; write m = m \+ g"):
+        wrong("Wrong", in_place)(params, foreach=False, fused=False).step()
+    assert all(map(torch.equal, params, start))
+
+
 @pytest.mark.parametrize("rule", [too_few, too_many], ids=lambda rule: rule.__name__)
 def test_number_of_results(rule, engine, table):
     params = table.parameters(shapes=SHAPES)

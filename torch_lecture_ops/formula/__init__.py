@@ -30,4 +30,5 @@ from .math import where as where
 from .trace import Formula as Formula
 from .trace import Kind as Kind
 from .trace import Program as Program
+from .trace import Untraceable as Untraceable
 from .trace import trace as trace

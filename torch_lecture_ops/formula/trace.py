@@ -13,6 +13,10 @@ from .math import FormulaError, Operand
 Kind = Literal["array", "scalar"]
 
 
+class Untraceable(FormulaError):
+    """A formula uses something that only tensors know: no mistake as such, but it runs on the loop engine alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Formula:
     """A pure function together with what its arguments are and where its results go.
@@ -138,7 +142,7 @@ def trace(formula: Formula) -> Program:
                 raise FormulaError(f"result for column {column} must be one number an item, got one an element")
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         text = str(error).removeprefix(f"{formula.name}: ")
-        raise FormulaError(
+        raise (FormulaError if isinstance(error, FormulaError) else Untraceable)(
             f"{formula.name}: the formula cannot be traced: {text} (a formula uses + - * / **, comparisons and the "
             "functions of torch_lecture_ops.formula)"
         ) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..formula import PLAIN, Alike, CLaunch, EngineUnavailable, Formula, foreach, loop, note_fallback
+from ..formula import PLAIN, Alike, CLaunch, EngineUnavailable, Formula, Untraceable, foreach, loop, note_fallback
 from .rule import Update
 
 Columns = list[list[Tensor]]
@@ -127,6 +127,8 @@ class _Bucket:
             return
         try:
             self._launch(columns, hypers, alike)
+        except Untraceable as error:
+            raise Untraceable(f"{error}; with foreach=False and fused=False it runs on tensors, as it stands") from None
         except EngineUnavailable as reason:
             if self._options.fused:
                 self._refuse(reason)
