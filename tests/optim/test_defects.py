@@ -181,6 +181,8 @@ TAKEN = [
     ("RMSprop", dict(alpha=1.5), "RMSprop: alpha must be in [0, 1), got 1.5"),
     ("RMSprop", dict(alpha=1.0), "RMSprop: alpha must be in [0, 1), got 1.0"),
     ("SGD", dict(lr=float("nan")), "Invalid learning rate: nan"),
+    ("SGD", dict(momentum=1.5), "SGD: momentum must be in [0, 1], got 1.5"),
+    ("RMSprop", dict(momentum=1.5), "RMSprop: momentum must be in [0, 1], got 1.5"),
     ("SGD", dict(momentum=float("nan")), "Invalid momentum value: nan"),
     ("SGD", dict(weight_decay=float("nan")), "Invalid weight_decay value: nan"),
 ]
@@ -209,3 +211,44 @@ def test_a_group_is_checked_like_the_defaults(name, wrong):
 def test_a_group_with_nesterov_alone():
     with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):
         optim.SGD([{"params": [nn.Parameter(torch.ones(3))], "nesterov": True}])
+
+
+def test_initial_accumulator_value_of_a_group(asked):
+    """torch takes that of the defaults."""
+    p, q, late = (nn.Parameter(torch.ones(3)) for _ in range(3))
+    groups = [{"params": [p], "initial_accumulator_value": 0.5}, {"params": [q]}]
+    optimizer = optim.Adagrad(groups, initial_accumulator_value=0.25, **asked)
+    optimizer.add_param_group({"params": [late], "initial_accumulator_value": 4.0})  # torch: KeyError at its step
+    for tensor in (p, q, late):
+        tensor.grad = torch.zeros(3)
+    for _ in range(2):
+        assert [optimizer.state[tensor]["sum"].tolist() for tensor in (p, q, late)] == [
+            [0.5] * 3,
+            [0.25] * 3,
+            [4.0] * 3,
+        ]
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_product_of_momenta_is_loaded_as_it_was_saved(asked, dtype):
+    """torch rounds NAdam's to the dtype of the parameter."""
+    params = [nn.Parameter(torch.ones(3, dtype=dtype)) for _ in range(2)]
+    optimizers = [optim.NAdam([p], **asked) for p in params]
+    params[0].grad = torch.ones(3, dtype=dtype)
+    optimizers[0].step()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    saved, loaded = (optimizer.state[p]["mu_product"] for p, optimizer in zip(params, optimizers, strict=True))
+    assert (loaded.dtype, loaded.device) == (torch.float32, torch.device("cpu"))
+    assert torch.equal(saved, loaded)
+    assert saved != saved.to(dtype)
+    assert optimizers[1].state[params[1]]["exp_avg"].dtype == dtype
+
+
+def test_lr_as_a_tensor_for_foreach(name):
+    """torch: Adam and AdamW refuse it, the others take it."""
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    for tensor, lr in ((p, torch.tensor(0.125)), (q, 0.125)):
+        tensor.grad = torch.ones(3)
+        getattr(optim, name)([tensor], lr=lr, foreach=True).step()
+    torch.testing.assert_close(p, q)
