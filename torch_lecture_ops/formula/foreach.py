@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loop import evaluate, left, operands, store
+from .loop import arguments, evaluate, is_readable, left, operand, store
 from .math import Operand, where
-from .trace import COMPARISONS, Formula
+from .trace import COMPARISONS, Formula, Kind
 
 
 def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
     """Store the results of the formula in the columns that it names; items with the same scalars go together."""
-    items = [operands(formula, item) for item in zip(*columns, strict=True)]
+    operands = map(_operands, columns, formula.columns)
+    items = [arguments(formula, item) for item in zip(*operands, strict=True)]
     together: dict[Any, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         together[tuple(value for value in item if not isinstance(value, Tensor))].append(number)
@@ -33,6 +34,12 @@ def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[
         if formula.remainder is not None:
             for number, result in zip(numbers, results[0].tensors, strict=True):
                 store(columns[formula.remainder][number], left(result, columns[0][number]))
+
+
+def _operands(column: list[Tensor], kind: Kind) -> list[Any]:
+    if kind == "scalar" and column and all(map(is_readable, column)):
+        return torch.stack(column).tolist()  # all in one go
+    return [operand(tensor, kind) for tensor in column]
 
 
 def _list_or_number(values: Sequence[Any]) -> Any:

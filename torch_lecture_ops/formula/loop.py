@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import is_
 from typing import Any
@@ -19,7 +19,7 @@ def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any
     for item in zip(*columns, strict=True):
         values = tuple(map(Tensor.clone, item)) if torch.is_grad_enabled() else item  # autograd keeps what it saved
         versions = _versions(values)
-        results = evaluate(formula, operands(formula, values), hypers)
+        results = evaluate(formula, arguments(formula, map(operand, values, formula.columns)), hypers)
         if _versions(values) != versions:
             raise FormulaError(f"{formula.name}: {IN_PLACE}")
         for column, result in zip(formula.stores, results, strict=True):
@@ -43,12 +43,12 @@ def evaluate(formula: Formula, operands: tuple[Any, ...], hypers: Sequence[Any])
     )
 
 
-def operands(formula: Formula, item: Sequence[Tensor]) -> tuple[Any, ...]:
-    """What the function of the formula gets for an item."""
-    values = list(map(operand, item, formula.columns))
+def arguments(formula: Formula, item: Iterable[Any]) -> tuple[Any, ...]:
+    """What the function of the formula gets for an item, from its operands."""
+    operands = list(item)
     if formula.remainder is not None:
-        values[0] = values[0] + values.pop(formula.remainder)
-    return tuple(values)
+        operands[0] = operands[0] + operands.pop(formula.remainder)
+    return tuple(operands)
 
 
 def left(result: Any, stored: Tensor) -> Any:
@@ -62,10 +62,13 @@ def operand(tensor: Tensor, kind: Kind) -> Any:
     A scalar on an accelerator, or seen by a compiler, stays a tensor: reading it would wait for the device.
     """
     if kind == "scalar":
-        if tensor.is_cpu and not torch.compiler.is_compiling() and not tensor.requires_grad:
-            return tensor.item()
-        return tensor.double()
+        return tensor.item() if is_readable(tensor) else tensor.double()
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def is_readable(scalar: Tensor) -> bool:
+    """Whether its value may be read."""
+    return scalar.is_cpu and not torch.compiler.is_compiling() and not scalar.requires_grad
 
 
 def store(tensor: Tensor, result: Any) -> None:
