@@ -114,7 +114,8 @@ class CLaunch:
         Arguments:
             columns: the tensors, column by column.
             hypers: the numbers of the formula.
-            alike: the caller knows that the fresh tensors look like those of the call before (see `Alike`).
+            alike: the caller knows that the first column holds the same tensors as at the call before, and that the
+                fresh ones look like those (see `Alike`).
 
         Raises:
             EngineUnavailable: a tensor is not a float tensor of the CPU, or there is no compiler.
@@ -127,7 +128,7 @@ class CLaunch:
             )
         if not columns[0]:
             return
-        if not self._is_bound(columns):
+        if not self._is_bound(columns, alike):
             self._bind(columns)
             alike = False
         if not alike:
@@ -149,12 +150,14 @@ class CLaunch:
             if number in self._formula.written:
                 columns[number][item].copy_(copy)
 
-    def _is_bound(self, columns: Sequence[list[Tensor]]) -> bool:
+    def _is_bound(self, columns: Sequence[list[Tensor]], alike: bool) -> bool:
         if len(columns[0]) != self._count:
             return False
         for number, seen, addresses in self._seen:
             column = columns[number]
-            if _addresses(column) != addresses or not all(map(is_, column, seen)):
+            if _addresses(column) != addresses:
+                return False
+            if not (alike and number == 0) and not all(map(is_, column, seen)):
                 return False
         return True
 

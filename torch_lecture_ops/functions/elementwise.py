@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from array import array
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -31,12 +32,15 @@ class Elementwise(Function):
     wrong, because a slope of zero must stop even an infinite gradient, write `chain(g, y)` instead: the gradient that
     comes out when g comes in.
 
+    Keyword-only arguments of `value` are numbers, the same for all elements; `slope` names those that it needs.
+
     Formulas are written with + - * / **, comparisons and the functions of `torch_lecture_ops.formula`. From them come
     the compiled kernels for CPU tensors, and everything that a built-in function can do: double backward, forward
     mode, torch.func transforms, torch.compile, half types with one rounding (computed in float32), any memory layout,
     which the result keeps.
 
-    Call the function as `Sigmoid.call(x)`, or `ReLU.call(x, inplace=True)` to store the result in x.
+    Call the function as `Sigmoid.call(x)`, or `ReLU.call(x, inplace=True)` to store the result in x; numbers follow in
+    their order: `ELU.call(x, False, 1.0)`.
     """
 
     value: Any  # static methods of the subclass
@@ -48,49 +52,66 @@ class Elementwise(Function):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        numbers_of_value = _numbers(cls.value)
         if "slope" in cls.__dict__:
             slope = cls.slope
-            cls.chain = staticmethod(lambda g, saved: g * slope(saved))
-            (kept,) = inspect.signature(slope).parameters
+            cls.chain = staticmethod(lambda g, saved, **numbers: g * slope(saved, **numbers))
+            (kept,), numbers_of_slope = _arguments(slope), _numbers(slope)
         else:
-            _, kept = inspect.signature(cls.chain).parameters
+            (_, kept), numbers_of_slope = _arguments(cls.chain), _numbers(cls.chain)
         if kept not in ("x", "y"):
             raise TypeError(f"{cls.__name__}: the slope takes x (the input) or y (the output), got {kept!r}")
+        if unknown := set(numbers_of_slope).difference(numbers_of_value):
+            raise TypeError(f"{cls.__name__}: the slope asks for {unknown.pop()!r}, which the value does not have")
         saves_input = kept == "x"
-        value = _Evaluator(Formula(cls.value, ("array",), (1,), name=cls.__name__), cls.integers)
-        chain = _Evaluator(Formula(cls.chain, ("array", "array"), (2,), name=f"{cls.__name__}'s slope"))
+        value = _Evaluator(Formula(cls.value, ("array",), (1,), numbers_of_value, cls.__name__), cls.integers)
+        chain = _Evaluator(
+            Formula(cls.chain, ("array", "array"), (2,), numbers_of_slope, f"{cls.__name__}'s slope"),
+            numbers=tuple(map(numbers_of_value.index, numbers_of_slope)),
+        )
+        nothing = (None,) * len(numbers_of_value)  # the gradients of the numbers
 
-        def forward(x: Tensor) -> Tensor:
-            return value.on_tensors(x) if _transforms_active() or forward_ad._current_level >= 0 else value.by_kernel(x)
+        def forward(x: Tensor, *numbers: float) -> Tensor:
+            if _transforms_active() or forward_ad._current_level >= 0:
+                return value.on_tensors(x, numbers)
+            return value.by_kernel(x, numbers)
 
-        def backward(ctx: Any, g: Tensor) -> Tensor:
+        def backward(ctx: Any, g: Tensor) -> Any:
             (saved,) = ctx.saved_tensors
+            numbers = ctx.numbers if nothing else ()
             if _is_grad_enabled() or _transforms_active() or forward_ad._current_level >= 0:
-                return chain.backward_on_tensors(saved, g)
-            return chain.by_kernel(saved, g)
+                dx = chain.backward_on_tensors(saved, numbers, g)
+            else:
+                dx = chain.by_kernel(saved, numbers, g)
+            return (dx, *nothing) if nothing else dx
 
-        def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
             (saved,) = ctx.saved_tensors
-            return chain.on_tensors(saved, tangent)
+            return chain.on_tensors(saved, ctx.numbers, tangent)
 
-        def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             saved = inputs[0] if saves_input else output
+            ctx.numbers = inputs[1:]
             ctx.save_for_backward(saved)
             ctx.save_for_forward(saved)
 
         # Two twins without a jvp, whose one forward costs less than two methods: for the compiler, which refuses a
         # function with a jvp and cannot follow the way to a kernel, and for the plain call.
-        def traced_forward(ctx: Any, x: Tensor) -> Tensor:
-            y = value.on_tensors(x)
+        def traced_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
+            y = value.on_tensors(x, numbers)
+            ctx.numbers = numbers
             ctx.save_for_backward(x if saves_input else y)
             return y
 
-        def traced_backward(ctx: Any, g: Tensor) -> Tensor:
+        def traced_backward(ctx: Any, g: Tensor) -> Any:
             (saved,) = ctx.saved_tensors
-            return chain.backward_on_tensors(saved, g)
+            dx = chain.backward_on_tensors(saved, ctx.numbers, g)
+            return (dx, *nothing) if nothing else dx
 
-        def plain_forward(ctx: Any, x: Tensor) -> Tensor:
-            y = value.by_kernel(x)
+        def plain_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
+            y = value.by_kernel(x, numbers)
+            if nothing:
+                ctx.numbers = numbers
             ctx.save_for_backward(x if saves_input else y)
             return y
 
@@ -102,20 +123,30 @@ class Elementwise(Function):
         # Until torch 2.14, Function.apply is a slow Python method that serves transforms; below it lies the real one.
         plain_apply = getattr(super(Function, plain), "apply", plain.apply)
 
-        def call(x: Tensor, inplace: bool = False) -> Tensor:
+        def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
             if inplace:
-                return x.copy_(call(x.clone() if saves_input and x.requires_grad else x))
+                return x.copy_(call(x.clone() if saves_input and x.requires_grad else x, False, *numbers))
             if _is_compiling():
-                return traced.apply(x)
+                return traced.apply(x, *numbers)
             if _transforms_active() or forward_ad._current_level >= 0:
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
-                return value.on_tensors(x) if _forward_levels() > 1 else cls.apply(x)
+                return value.on_tensors(x, numbers) if _forward_levels() > 1 else cls.apply(x, *numbers)
             if x.requires_grad and _is_grad_enabled():
-                return plain_apply(x)
-            return value.by_kernel(x)
+                return plain_apply(x, *numbers)
+            return value.by_kernel(x, numbers)
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+
+
+def _numbers(function: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def _forward_levels() -> int:
@@ -129,13 +160,19 @@ def _lying_as(y: Tensor, x: Tensor) -> Tensor:
 
 
 class _Evaluator:
-    """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators."""
+    """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators.
 
-    def __init__(self, formula: Formula, integers: str = "refuse") -> None:
-        self._formula, self._integers = formula, integers
+    `numbers` tells which of the function's numbers the formula takes, by their places; None: all.
+    """
+
+    def __init__(self, formula: Formula, integers: str = "refuse", numbers: tuple[int, ...] | None = None) -> None:
+        self._formula, self._integers, self._places = formula, integers, numbers
         self._kernels: dict[torch.dtype, Callable[..., int]] = {}
 
-    def by_kernel(self, x: Tensor, g: Tensor | None = None) -> Tensor:
+    def _chosen(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        return numbers if self._places is None else tuple([numbers[place] for place in self._places])
+
+    def by_kernel(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:
         """The result by a kernel if it can take these tensors. No autograd, transform or compiler may be watching.
 
         It lies in memory as x does (in backward: as what was saved), like a built-in function's. The way to the
@@ -150,19 +187,21 @@ class _Evaluator:
             or x.is_neg()
             or _dispatch_modes()
         ):
-            return self.backward_on_tensors(x, g)
+            return self.backward_on_tensors(x, numbers, g)
         y = torch.empty_like(x)
         if not x.is_contiguous() or (g is not None and (not g.is_contiguous() or g.is_neg())):
             x, g = _lying_as(y, x), g if g is None else _lying_as(y, g)
         elements = y.numel()
         threads = threads_for(elements)
+        hypers = array("d", self._chosen(numbers)) if numbers else None
+        address = None if hypers is None else hypers.buffer_info()[0]
         try:
             if g is None:
-                run_one(elements, None, threads, x.data_ptr(), y.data_ptr())
+                run_one(elements, address, threads, x.data_ptr(), y.data_ptr())
             else:
-                run_one(elements, None, threads, g.data_ptr(), x.data_ptr(), y.data_ptr())
+                run_one(elements, address, threads, g.data_ptr(), x.data_ptr(), y.data_ptr())
         except RuntimeError:  # no address: a wrapper around a tensor, such as that of is_grads_batched=True
-            return self.backward_on_tensors(x, g)
+            return self.backward_on_tensors(x, numbers, g)
         return y
 
     def _build(self, dtype: torch.dtype) -> Callable[..., int] | None:
@@ -174,16 +213,16 @@ class _Evaluator:
             note_fallback(str(reason), "torch's operators")
         return self._kernels.get(dtype)
 
-    def backward_on_tensors(self, x: Tensor, g: Tensor | None) -> Tensor:
+    def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None) -> Tensor:
         """As `on_tensors`; where complex numbers meet, backward takes the conjugate of the slope."""
-        return self.on_tensors(x) if g is None else self.on_tensors(x, g.conj()).conj()
+        return self.on_tensors(x, numbers) if g is None else self.on_tensors(x, numbers, g.conj()).conj()
 
-    def on_tensors(self, x: Tensor, g: Tensor | None = None) -> Tensor:
+    def on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:
         """The formula on torch's operators; half types in float32, rounded once."""
         if not (x.is_floating_point() or x.is_complex()):
             x = self._accept_integers(x)
         operands = (x,) if g is None else (g, x)
-        (y,) = self._formula(tuple(operand(tensor, "array") for tensor in operands), ())
+        (y,) = self._formula(tuple(operand(tensor, "array") for tensor in operands), self._chosen(numbers))
         return y.to(x.dtype)
 
     def _accept_integers(self, x: Tensor) -> Tensor:
