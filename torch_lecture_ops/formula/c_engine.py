@@ -84,7 +84,13 @@ def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:
 
 def supports(tensor: Tensor) -> bool:
     """Whether the engine computes on such a tensor: its memory holds its values, as float numbers, on the CPU."""
-    return tensor.is_cpu and tensor.dtype in MEMORY and tensor.layout is torch.strided and not tensor.is_neg()
+    return (
+        type(tensor) in PLAIN
+        and tensor.is_cpu
+        and tensor.dtype in MEMORY
+        and tensor.layout is torch.strided
+        and not tensor.is_neg()
+    )
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -177,7 +183,7 @@ class CLaunch:
                 if not supports(tensor) or (number not in arrays and tensor.itemsize < 4):
                     raise EngineUnavailable(
                         "the C engine computes on strided float tensors of the CPU, got "
-                        f"{tensor.dtype}, {tensor.layout}, device {tensor.device}"
+                        f"{type(tensor).__name__}, {tensor.dtype}, {tensor.layout}, device {tensor.device}"
                     )
                 if tensor.dtype != self._dtypes[number]:
                     raise EngineUnavailable(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .plan import is_sharded, redistributed
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule
 
 
@@ -32,6 +33,9 @@ def fitted(
     state: defaultdict[Any, Group] = defaultdict(dict)
     state |= saved["state"]
     for group, new in zip(groups, news, strict=True):
+        for key in ("decoupled_weight_decay", "fused", "kahan"):
+            if key in group:
+                new.setdefault(key, group[key])  # what torch's class does not have, its state_dict does not switch off
         rule = _rule(name, group, new, rule_of)
         for p, number, label in _pairs(name, group, new):
             if number in state:
@@ -89,6 +93,11 @@ def _entries(who: str, p: Tensor, entries: Group, group: Group, rule: Rule, buff
         shape = () if buffers[key].scalar else tuple(p.shape)
         if isinstance(value, Tensor) and tuple(value.shape) != shape:
             raise ValueError(f"{who}: {key} must have shape {shape}, got {tuple(value.shape)}")
+        if isinstance(value, Tensor) and not buffers[key].scalar and is_sharded(value) != is_sharded(p):
+            raise ValueError(
+                f"{who}: {key} must be a {type(p.data).__name__}, as the parameter is, got a {type(value).__name__}; "
+                "use torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
+            )
         cast[key] = _cast(p, value, group, buffers[key])
     return cast
 
@@ -99,5 +108,7 @@ def _cast(p: Tensor, value: Any, group: Group, buffer: Buffer) -> Any:
     if buffer.scalar:  # stays as precise as it is, and on the CPU unless a device works with it
         on_device = group.get("capturable") or group.get("fused")
         return value.to(p.device, torch.float32 if buffer == STEP else value.dtype) if on_device else value
+    if is_sharded(p):
+        value = redistributed(value, p)
     value = value.to_dense() if value.is_sparse else value  # torch's SGD keeps a sparse first gradient
     return value.to(device=p.device, dtype=p.dtype if p.is_floating_point() else value.dtype)

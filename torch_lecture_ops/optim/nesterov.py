@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT
 
 from ..formula import Formula, foreach
+from .plan import shards
 from .rule import Buffer, Group, hypers
-from .rule_optimizer import RuleOptimizer, check_momentum
+from .rule_optimizer import RuleOptimizer, check_momentum, outside_of_graphs
 
 
 def larson(p: Any, g: Any, g_before: Any, *, lr: Any, momentum: Any) -> Any:
@@ -78,6 +80,7 @@ class Nesterov(RuleOptimizer):
     counts_steps = False
     sparse = "dense"
     _has_looked = False  # since the last step
+    _is_ahead = False
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class Nesterov(RuleOptimizer):
     def check(self, group: Group) -> None:
         check_momentum("Nesterov", group["momentum"])
 
+    @outside_of_graphs  # a compiled function would forget that it looked
     @contextmanager
     def lookahead(self) -> Iterator[None]:
         """Inside, the parameters are at the point ahead; afterwards they are what they were, to the bit.
@@ -120,16 +124,18 @@ class Nesterov(RuleOptimizer):
         Whoever looks at the model inside (a closure, a callback) sees the point ahead. Holds a copy of the parameters.
         """
         kept: list[tuple[Tensor, Tensor]] = []
+        self._has_looked, self._is_ahead = False, True
         try:
             with torch.no_grad():
                 for group in self.param_groups:
                     kept += self._go_ahead(group)
-            self._has_looked = True
             yield
         finally:
+            self._is_ahead = False
             with torch.no_grad():
                 for p, value in kept:
                     p.copy_(value)
+        self._has_looked = True
 
     def _go_ahead(self, group: Group) -> list[tuple[Tensor, Tensor]]:
         """Take the parameters that have a velocity ahead; they and what they were."""
@@ -137,7 +143,9 @@ class Nesterov(RuleOptimizer):
         moving = [p for p in group["params"] if buffer.key in self.state.get(p, {})]
         kept = [(p, p.clone()) for p in moving]
         if moving:
-            foreach(formula, [moving, [self.state[p][buffer.key] for p in moving]], hypers(formula, group))
+            momenta = [self.state[p][buffer.key] for p in moving]
+            foreach(formula, [shards(moving, moving), shards(momenta, moving)], hypers(formula, group))
+            increment_version(moving)  # a shard does not tell the whole that it was written
         return kept
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -147,8 +155,12 @@ class Nesterov(RuleOptimizer):
             closure: evaluates the model anew, at the point ahead, and returns the loss, which is then returned here.
 
         Raises:
-            RuntimeError: neither a closure nor `lookahead` before.
+            RuntimeError: neither a closure nor `lookahead` before; called inside of `lookahead`.
         """
+        if torch.compiler.is_compiling():
+            return self._step_outside_of_graphs(closure)
+        if self._is_ahead:
+            raise RuntimeError("Nesterov: a step inside of `lookahead` would be undone at its end; step after it")
         if closure is None and not self._has_looked and any(self.state.values()):
             raise RuntimeError(
                 "Nesterov: the gradient must be that of the point ahead; give step a closure, or compute the gradient "
@@ -158,7 +170,9 @@ class Nesterov(RuleOptimizer):
         self._has_looked = False
         return result
 
-    step.hooked = True  # type: ignore[attr-defined]  # as in RuleOptimizer
+    # As in RuleOptimizer
+    step.hooked = True  # type: ignore[attr-defined]
+    _step_outside_of_graphs = outside_of_graphs(step)
 
     def _evaluate_ahead(self, closure: Callable[[], Any]) -> Any:
         with self.lookahead():

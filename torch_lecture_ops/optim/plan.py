@@ -71,9 +71,10 @@ class _Bucket:
 
     def __init__(self, update: Update, p: Tensor, g: Tensor, sparse: Sparse, items: list[int] | None) -> None:
         self._formula, self._options, self._items = update.formula, update.options, items
-        self._is_sharded = _is_sharded(p)
+        self._is_sharded = is_sharded(p)
         self._is_sparse = g.layout != torch.strided
-        self._by_rows = self._is_sparse and (sparse == "rows" or (not update.buffers and update.decay == "none"))
+        rows = sparse == "rows" or (not update.buffers and update.decay == "none")
+        self._by_rows = self._is_sparse and rows and p.dim() > 0
         self._is_complex = p.is_complex() and not self._by_rows
         self._launch: Callable[..., None] = CLaunch(update.formula, fresh=(1,))
         self.engine = "c"
@@ -83,7 +84,8 @@ class _Bucket:
                 self._refuse("a gradient is sparse")
             if update.decay == "coupled":
                 raise RuntimeError("weight_decay option is not compatible with sparse gradients")
-            self._launch, self.engine = partial(_loop_on_rows, self._formula), "loop"
+            self._take(foreach if update.options.foreach else loop)
+            self._launch = partial(_on_rows, self._launch, self._formula)
         elif update.options.differentiable:
             self._take(loop)
         elif update.options.fused and not plain:
@@ -112,14 +114,14 @@ class _Bucket:
             return
         whole = columns
         if self._is_sharded:
-            columns = [_shards(column, columns[0]) for column in columns]
+            columns = [shards(column, columns[0]) for column in columns]
         if self._is_sparse and not self._by_rows:
             columns = [column if k != 1 else [g.to_dense() for g in column] for k, column in enumerate(columns)]
         if self._is_complex:  # as pairs of real numbers, like torch
             columns = [list(map(_as_real, column)) for column in columns]
         self._call(columns, hypers, False)
         if self._is_sharded and not torch.is_grad_enabled():  # a shard does not tell the whole that it was written
-            increment_version([tensor for k in self._formula.written for tensor in whole[k] if _is_sharded(tensor)])
+            increment_version([tensor for k in self._formula.written for tensor in whole[k] if is_sharded(tensor)])
 
     def _call(self, columns: Columns, hypers: list[Any], alike: bool) -> None:
         if self.engine != "c":
@@ -137,32 +139,49 @@ class _Bucket:
             self._launch(columns, hypers)
 
 
-def _loop_on_rows(formula: Formula, columns: Columns, hypers: list[Any]) -> None:
-    """The loop engine on what sparse gradients name: the entries of the parameter and of its state at their indices."""
-    for item in zip(*columns, strict=True):
-        g = item[1].to_sparse().coalesce()
-        place = tuple(g.indices())
-        scalars = [formula.kind(k) == "scalar" for k in range(len(item))]
-        rows = [tensor if scalar else tensor[place] for tensor, scalar in zip(item, scalars, strict=True)]
-        rows[1] = g.values()
-        loop(formula, [[_as_real(tensor)] for tensor in rows], hypers)
-        for k in formula.written:
-            if not scalars[k]:
-                item[k][place] = rows[k]
+def _on_rows(engine: Callable[..., None], formula: Formula, columns: Columns, hypers: list[Any]) -> None:
+    """An engine on what sparse gradients name: the entries of the parameter and of its state at their indices."""
+    grads = [g.to_sparse().coalesce() for g in columns[1]]
+    places = [tuple(g.indices()) for g in grads]
+
+    def gathered(k: int) -> list[Tensor]:
+        if k == 1:
+            return [g.values() for g in grads]
+        if formula.kind(k) == "scalar":
+            return columns[k]
+        return [tensor[place] for tensor, place in zip(columns[k], places, strict=True)]
+
+    rows = list(map(gathered, range(len(columns))))
+    engine([list(map(_as_real, column)) for column in rows], hypers)
+    for k in formula.written:
+        if formula.kind(k) == "array":
+            for tensor, place, row in zip(columns[k], places, rows[k], strict=True):
+                tensor[place] = row
 
 
 def _as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether it is a DTensor. (The module that defines them takes its time to import.)"""
     return type(tensor) not in PLAIN and hasattr(tensor, "to_local") and hasattr(tensor, "placements")
 
 
-def _shards(column: list[Any], params: list[Any]) -> list[Tensor]:
+def shards(column: list[Any], params: list[Any]) -> list[Tensor]:
     """What lies on this process, distributed as the parameters are."""
     return [
-        tensor.redistribute(p.device_mesh, p.placements).to_local() if _is_sharded(tensor) else tensor
+        _shard(redistributed(tensor, p)) if is_sharded(tensor) else tensor
         for tensor, p in zip(column, params, strict=True)
     ]
+
+
+def redistributed(tensor: Any, p: Any) -> Any:
+    """A DTensor, distributed as another one is."""
+    alike = tensor is p or (tensor.placements == p.placements and tensor.device_mesh == p.device_mesh)
+    return tensor if alike else tensor.redistribute(p.device_mesh, p.placements)
+
+
+def _shard(tensor: Any) -> Tensor:
+    local = tensor.to_local()
+    return local.wait() if hasattr(local, "wait") else local  # of a collective that still runs

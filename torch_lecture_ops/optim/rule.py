@@ -101,10 +101,16 @@ class Rule:
 
     def update(self, group: Group, first: bool) -> Update:
         """The step as this group asks for it; the same object every time."""
+        try:
+            flags = tuple([group[name] for name in self.flags])
+            present = tuple([buffer.when is None or bool(group[buffer.when]) for buffer in self.buffers])
+        except KeyError:
+            self.check_keys(group)
+            raise
         return _update(
             self,
-            tuple([group[name] for name in self.flags]),
-            tuple([buffer.when is None or bool(group[buffer.when]) for buffer in self.buffers]),
+            flags,
+            present,
             first,
             bool(group.get("maximize", False)),
             _decay(group),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from ..formula import FormulaError, loop
+from ..formula import FormulaError
 from .checkpoint import fitted
 from .plan import Columns, Plan, Sparse, same_objects
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule, Update, hypers, read
@@ -23,6 +23,8 @@ HALF = (torch.float16, torch.bfloat16)
 _GLOBAL_PRE_HOOKS = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)
 _GLOBAL_POST_HOOKS = getattr(torch_optimizer, "_global_optimizer_post_hooks", True)
 _is_profiling = getattr(torch.autograd, "_profiler_enabled", lambda: True)
+# The public name imports the compiler at once, torch's own use of it when it is needed.
+outside_of_graphs = getattr(torch, "_disable_dynamo", torch.compiler.disable)
 
 
 class RuleOptimizer(Optimizer):
@@ -41,7 +43,8 @@ class RuleOptimizer(Optimizer):
     - closure, parameter groups, hooks, state and checkpoints, maximize, differentiable, capturable;
     - weight decay: coupled, an L2 penalty λ p in the gradient, or decoupled, p = (1 - η λ) p before the step;
     - complex parameters as pairs of real numbers; half types computed in float32, and with kahan=True in addition
-      compensated: what rounding takes from a parameter is kept in a buffer and added at the next step;
+      compensated: what rounding takes from a parameter is kept in a buffer, "compensation" in the state, and added at
+      the next step (whoever writes into a parameter by hand should zero it);
     - sparse gradients: the rule is applied to the rows they name, the others stay as they are, momentum and decay
       included (a coupled weight decay is refused, as torch's Adagrad does). SGD takes them as the dense gradients
       that they mean;
@@ -176,9 +179,10 @@ class RuleOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` of this class, or of torch's class of the same name, returned.
 
-        As in torch, hyper-parameters are loaded too, tensors are copied, and arrays take the dtype and device of
-        their parameter. Where both sides have names of parameters, the names decide what belongs together, otherwise
-        the order.
+        As in torch, hyper-parameters are loaded too, and arrays take the dtype and device of their parameter; tensors
+        that have them already are taken as they are, not copied. Options that torch's class does not have stay as
+        they are if the state_dict does not name them. Where both sides have names of parameters, the names decide what
+        belongs together, otherwise the order.
 
         Raises:
             ValueError: it does not fit: other groups, names, shapes, another form, or another optimizer.
@@ -203,6 +207,8 @@ class RuleOptimizer(Optimizer):
         Arguments:
             closure: evaluates the model anew and returns the loss, which is then returned here.
         """
+        if torch.compiler.is_compiling():
+            return self._step_outside_of_graphs(closure)
         # torch wraps step in a profiler range and its hooks: skipped when nobody listens, they cost as much as the rest
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
         if hooks or _GLOBAL_PRE_HOOKS or _GLOBAL_POST_HOOKS or _is_profiling():
@@ -210,6 +216,8 @@ class RuleOptimizer(Optimizer):
         return self._plain_step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch need not wrap it
+    # A graph of all parameters takes its time to build, twice, and again for a new learning rate, and is slower.
+    _step_outside_of_graphs = outside_of_graphs(step)
 
     def _plain_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
@@ -257,15 +265,33 @@ class RuleOptimizer(Optimizer):
         try:
             columns = [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
         except KeyError:
-            new = [self._make_missing(p, state, group, update) for p, state in zip(params, states, strict=True)]
+            self._update_first(number, group, params, grads, states)
+        else:
+            self._run(number, group, update, columns)
+
+    def _update_first(
+        self, number: int, group: Group, params: list[Tensor], grads: list[Tensor], states: list[Group]
+    ) -> None:
+        """Make what some states lack and update; what was made is dropped again if that fails."""
+        rule = self._rule_of(group)
+        update = rule.update(group, first=False)
+        made: list[list[Buffer]] = []
+        try:
+            made += (self._make_missing(p, state, group, update) for p, state in zip(params, states, strict=True))
             columns = [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
             if rule.asks_first:
-                self._run(number, group, rule.update(group, first=True), _choose(columns, new))
-                columns = _choose(columns, [not is_new for is_new in new])
-        self._run(number, group, update, columns)
+                is_first = [not {STEP, COMPENSATION}.issuperset(buffers) for buffers in made]
+                self._run(number, group, rule.update(group, first=True), _choose(columns, is_first))
+                columns = _choose(columns, [not first for first in is_first])
+            self._run(number, group, update, columns)
+        except Exception:
+            for state, buffers in zip(states, made, strict=False):
+                for buffer in buffers:
+                    del state[buffer.key]
+            raise
 
-    def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> bool:
-        """Make the entries that the parameter's state lacks; whether buffers of the rule were among them."""
+    def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> list[Buffer]:
+        """Make the entries that the parameter's state lacks, and tell which."""
         missing = [buffer for buffer in update.order if buffer.key not in state]
         for buffer in missing:
             value = group[buffer.initial] if isinstance(buffer.initial, str) else buffer.initial
@@ -274,10 +300,10 @@ class RuleOptimizer(Optimizer):
             else:
                 filling = complex(value, value) if p.is_complex() else value  # as two real numbers, like torch
                 state[buffer.key] = torch.full_like(p, filling, memory_format=torch.preserve_format)
-        return not {STEP, COMPENSATION}.issuperset(missing)
+        return missing
 
     def _new_scalar(self, p: Tensor, group: Group, key: str, value: float) -> Tensor:
-        if group.get("capturable") and p.is_cpu and not torch.compiler.is_compiling():
+        if group.get("capturable") and p.is_cpu:
             raise RuntimeError(
                 f"{type(self).__name__}: capturable=True keeps the step on an accelerator, but a parameter is on the "
                 "CPU; use capturable=False"
@@ -290,10 +316,11 @@ class RuleOptimizer(Optimizer):
     def _run(self, number: int, group: Group, update: Update, columns: Columns) -> None:
         if not columns[0]:
             return
-        numbers = hypers(update.formula, group)
-        if torch.compiler.is_compiling():  # the compiler sees the formula itself and fuses it with its neighbours
-            loop(update.formula, columns, numbers)
-            return
+        try:
+            numbers = hypers(update.formula, group)
+        except KeyError:
+            self._rule_of(group).check_keys(group)
+            raise
         plan = self._plans.get(number)
         if plan is None or not plan.fits(update, columns):
             plan = self._plans[number] = Plan(update, columns, self.sparse)

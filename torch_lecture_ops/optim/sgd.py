@@ -48,8 +48,8 @@ class SGD(RuleOptimizer):
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Momentum update' (there v = ρ v + g,
     x = x - α v); the code on that slide lacks the minus sign. The other forms: see their functions.
 
-    Like `torch.optim.SGD`, checkpoints included, but for sparse gradients: a weight decay with them is computed
-    (torch: error), and the momentum of rows that a gradient does not name decays from the first step on.
+    Like `torch.optim.SGD`, checkpoints included; a weight decay with sparse gradients, for which torch has an error,
+    is computed.
 
     Arguments:
         params: parameters or groups of them.
