@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pickle
 import subprocess
@@ -31,6 +32,18 @@ def np_sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
+def with_options(name: str, **options):
+    """Ours and the built-in with these options."""
+
+    def bind(where):
+        function = getattr(where, name)
+        bound = functools.partial(function, **options)
+        bound.__name__ = name
+        return bound
+
+    return bind(F), bind(nn.functional)
+
+
 # name, ours, the built-in, NumPy value, NumPy slope
 CASES = [
     ("relu", F.relu, nn.functional.relu, lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(float)),
@@ -42,6 +55,44 @@ CASES = [
         nn.functional.silu,
         lambda x: x * np_sigmoid(x),
         lambda x: np_sigmoid(x) * (1 + x * np_sigmoid(-x)),
+    ),
+    (
+        "leaky_relu",
+        F.leaky_relu,
+        nn.functional.leaky_relu,
+        lambda x: np.where(x > 0, x, 0.01 * x),
+        lambda x: np.where(x > 0, 1, 0.01),
+    ),
+    (
+        "leaky_relu falling",
+        *with_options("leaky_relu", negative_slope=-0.5),
+        lambda x: np.where(x > 0, x, -0.5 * x),
+        lambda x: np.where(x > 0, 1, -0.5),
+    ),
+    (
+        "leaky_relu flat",
+        *with_options("leaky_relu", negative_slope=0.0),
+        lambda x: np.maximum(x, 0),
+        lambda x: (x > 0).astype(float),
+    ),
+    (
+        "elu",
+        F.elu,
+        nn.functional.elu,
+        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        lambda x: np.exp(np.minimum(x, 0)),
+    ),
+    (
+        "elu steep",
+        *with_options("elu", alpha=2.5),
+        lambda x: np.where(x > 0, x, 2.5 * np.expm1(np.minimum(x, 0))),
+        lambda x: np.where(x > 0, 1, 2.5 * np.exp(np.minimum(x, 0))),
+    ),
+    (
+        "elu falling",
+        *with_options("elu", alpha=-0.5),
+        lambda x: np.where(x > 0, x, -0.5 * np.expm1(np.minimum(x, 0))),
+        lambda x: np.where(x > 0, 1, -0.5 * np.exp(np.minimum(x, 0))),
     ),
 ]
 FUNCTIONS = pytest.mark.parametrize(("ours", "builtin"), [case[1:3] for case in CASES], ids=[case[0] for case in CASES])
@@ -56,8 +107,9 @@ def gradient(function, x: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 def test_every_function_is_in_the_table():
-    assert {cls.__name__.lower() for cls in CLASSES} == {case[0] for case in CASES}
-    assert set(F.__all__) == {case[0] for case in CASES}
+    names = {case[0].split()[0] for case in CASES}
+    assert {cls.__name__.lower() for cls in CLASSES} == {name.replace("_", "") for name in names}
+    assert set(F.__all__) == names
 
 
 @pytest.mark.parametrize(("name", "ours", "builtin", "value", "slope"), CASES, ids=[case[0] for case in CASES])
@@ -86,6 +138,11 @@ def test_kinks_and_extremes_are_the_builtins(ours, builtin, dtype, upstream):
     (y, dx), (y_builtin, dx_builtin) = gradient(ours, x, g), gradient(builtin, x, g)
     rounding = {torch.float64: 1e-14, torch.float32: 1e-6}.get(dtype, 0.0)  # half types: rounded alike, from float32
     torch.testing.assert_close(y, y_builtin, rtol=rounding, atol=0, equal_nan=True)
+    if "elu" in ours.__name__ and "relu" not in ours.__name__:  # at NaN torch has 1 in a remainder of the vectors
+        assert dx[x.isnan()].isnan().all()
+        dx_builtin[x.isnan()] = NAN
+        if dx_builtin.dtype in (torch.float32, torch.float64) and upstream == INF:  # f + α is 0, α eˣ is not yet
+            dx_builtin[(x == -100) & (y < 0)] = NAN
     torch.testing.assert_close(dx, dx_builtin, rtol=rounding, atol=rounding, equal_nan=True)
     zeros = y_builtin == 0
     assert torch.equal(torch.signbit(y)[zeros], torch.signbit(y_builtin)[zeros])
@@ -260,6 +317,39 @@ def test_saved_tensors(ours, builtin):
     assert bytes_saved[0] == bytes_saved[1] == 400
 
 
+# Buffers that a chain of four layers keeps, after the input of the first one, which the activations need not keep.
+@pytest.mark.parametrize(("name", "of_input"), [("leaky_relu", 8), ("elu", 8), ("relu", 5)])
+def test_the_output_is_what_the_next_layer_keeps_anyway(name, of_input):
+    """Four layers, the output of each activation saved once for both its neighbours: 5 buffers (torch: 8)."""
+
+    def buffers(function) -> int:
+        kept = {}
+
+        def pack(t: Tensor) -> Tensor:
+            if t.shape == (10, 6):
+                kept[t.data_ptr()] = t  # alive, so that no address comes twice
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            x = torch.randn(10, 6)
+            for weight in weights:
+                x = function(x @ weight)
+        return len(kept)
+
+    weights = [torch.randn(6, 6, requires_grad=True) for _ in range(4)]
+    assert (buffers(getattr(F, name)), buffers(getattr(nn.functional, name))) == (5, of_input)
+
+
+def test_the_slope_of_relu_at_0():
+    x, g = torch.tensor([-1.0, -0.0, 0.0, 1.0, NAN]), torch.tensor([INF, 2.0, 4.0, 3.0, 5.0])
+    y, dx = gradient(lambda x: F.relu(x, subgradient=0.5), x, g)
+    torch.testing.assert_close(y, torch.relu(x), equal_nan=True)
+    assert dx.tolist() == [0, 1, 2, 3, 5]
+    assert repr(ours_nn.ReLU(inplace=True, subgradient=1.0)) == "ReLU(inplace=True, subgradient=1.0)"
+    with pytest.raises(ValueError, match=r"^relu: subgradient must be in \[0, 1\], got 2$"):
+        F.relu(x, subgradient=2)
+
+
 @FUNCTIONS
 def test_backward_twice_and_stale_inputs(ours, builtin):
     x = torch.randn(8, requires_grad=True)
@@ -269,7 +359,8 @@ def test_backward_twice_and_stale_inputs(ours, builtin):
     leaf = torch.randn(8, requires_grad=True)
     x = leaf * 1
     y = ours(x)
-    saved = x if ours is F.silu else y
+    inputs = [case[1] for case in CASES if case[0] in ("silu", "leaky_relu falling", "leaky_relu flat", "elu falling")]
+    saved = x if ours in inputs else y
     with torch.no_grad():
         saved.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -286,7 +377,7 @@ def test_checkpointing(ours, builtin):
         torch.testing.assert_close(x.grad, expected)
 
 
-@pytest.mark.parametrize("name", ["relu", "silu"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "silu"])
 def test_inplace(name):
     ours, builtin = getattr(F, name), getattr(nn.functional, name)
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
@@ -388,7 +479,9 @@ def test_the_slope_must_name_what_it_needs():
 
 
 MODULES = [(ours_nn.ReLU, {}), (ours_nn.ReLU, {"inplace": True}), (ours_nn.Sigmoid, {}), (ours_nn.Tanh, {})]
-MODULES += [(ours_nn.SiLU, {}), (ours_nn.SiLU, {"inplace": True})]
+MODULES += [(ours_nn.SiLU, {}), (ours_nn.SiLU, {"inplace": True}), (ours_nn.LeakyReLU, {}), (ours_nn.ELU, {})]
+MODULES += [(ours_nn.LeakyReLU, {"negative_slope": 0.2, "inplace": True}), (ours_nn.ELU, {"alpha": 0.5})]
+MODULES += [(ours_nn.ELU, {"inplace": True})]
 
 
 @pytest.mark.parametrize(("module_class", "options"), MODULES, ids=lambda value: str(getattr(value, "__name__", value)))

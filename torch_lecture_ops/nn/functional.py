@@ -4,27 +4,70 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..functions import ReLU, Sigmoid, SiLU, Tanh
+from ..functions import ELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from ..functions.elu import ELUOfInput
+from ..functions.leaky_relu import LeakyReLUOfInput
+from ..functions.relu import ReLUOfInput
 
-__all__ = ["relu", "sigmoid", "silu", "tanh"]
+__all__ = ["elu", "leaky_relu", "relu", "sigmoid", "silu", "tanh"]
 
 
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
+def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> Tensor:
     """max(0, x), elementwise; see `torch_lecture_ops.functions.ReLU`.
 
     Arguments:
         input: a tensor of any shape; integers stay integers.
         inplace: store the result in the input.
+        subgradient: the slope at 0, in [0, 1]; torch has 0.
 
     >>> relu(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
     if has_torch_function_unary(input):
-        return _overridden(relu, input, inplace=inplace)
-    return ReLU.call(input, inplace)
+        return _overridden(relu, input, inplace=inplace, subgradient=subgradient)
+    if subgradient == 0.0:
+        return ReLU.call(input, inplace)
+    if not 0.0 <= subgradient <= 1.0:
+        raise ValueError(f"relu: subgradient must be in [0, 1], got {subgradient}")
+    return ReLUOfInput.call(input, inplace, subgradient)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where x > 0, else negative_slope · x, elementwise; see `torch_lecture_ops.functions.LeakyReLU`.
+
+    Arguments:
+        input: a floating-point tensor of any shape.
+        negative_slope: a, any number.
+        inplace: store the result in the input.
+
+    >>> leaky_relu(torch.tensor([-1.0, 2.0]), 0.25)
+    tensor([-0.2500,  2.0000])
+    """
+    if has_torch_function_unary(input):
+        return _overridden(leaky_relu, input, negative_slope=negative_slope, inplace=inplace)
+    function = LeakyReLU if negative_slope > 0 else LeakyReLUOfInput
+    return function.call(input, inplace, negative_slope)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where x > 0, else alpha · (eˣ - 1), elementwise; see `torch_lecture_ops.functions.ELU`.
+
+    Arguments:
+        input: a floating-point tensor of any shape.
+        alpha: α, any number.
+        inplace: store the result in the input.
+
+    >>> elu(torch.tensor([-1.0, 2.0]))
+    tensor([-0.6321,  2.0000])
+    """
+    if has_torch_function_unary(input):
+        return _overridden(elu, input, alpha=alpha, inplace=inplace)
+    is_half = input.dtype in (torch.float16, torch.bfloat16)
+    return (ELU if alpha > 0 and not is_half else ELUOfInput).call(input, inplace, alpha)
 
 
 def sigmoid(input: Tensor) -> Tensor:

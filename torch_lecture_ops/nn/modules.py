@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from . import functional
 
-__all__ = ["ReLU", "SiLU", "Sigmoid", "Tanh"]
+__all__ = ["ELU", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Tanh"]
 
 
 class _MayBeInplace(nn.Module):
@@ -27,10 +27,63 @@ class ReLU(_MayBeInplace):
 
     Arguments:
         inplace: store the result in the input.
+        subgradient: the slope at 0, in [0, 1]; torch has 0.
     """
 
+    subgradient = 0.0  # of torch's modules that became ours
+
+    def __init__(self, inplace: bool = False, *, subgradient: float = 0.0) -> None:
+        super().__init__(inplace)
+        self.subgradient = subgradient
+
     def forward(self, input: Tensor) -> Tensor:
-        return functional.relu(input, self.inplace)
+        return functional.relu(input, self.inplace, subgradient=self.subgradient)
+
+    def extra_repr(self) -> str:
+        shown = [f"subgradient={self.subgradient}"] if self.subgradient else []
+        return ", ".join([*filter(None, [super().extra_repr()]), *shown])
+
+
+class LeakyReLU(_MayBeInplace):
+    """x where x > 0, else a x, elementwise, on tensors of any shape; see `torch_lecture_ops.functions.LeakyReLU`.
+
+    Arguments:
+        negative_slope: a, any number.
+        inplace: store the result in the input.
+    """
+
+    __constants__ = ["inplace", "negative_slope"]
+
+    def __init__(self, negative_slope: float = 1e-2, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.negative_slope = negative_slope
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.leaky_relu(input, self.negative_slope, self.inplace)
+
+    def extra_repr(self) -> str:
+        return f"negative_slope={self.negative_slope}" + (", inplace=True" if self.inplace else "")
+
+
+class ELU(_MayBeInplace):
+    """x where x > 0, else α (eˣ - 1), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.ELU`.
+
+    Arguments:
+        alpha: α, any number.
+        inplace: store the result in the input.
+    """
+
+    __constants__ = ["alpha", "inplace"]
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.alpha = alpha
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.elu(input, self.alpha, self.inplace)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}" + (", inplace=True" if self.inplace else "")
 
 
 class Sigmoid(nn.Module):
