@@ -22,8 +22,8 @@ class ELU(Elementwise):
     α: below x = -17 the slope in float32 comes out as 0, and an infinite gradient as NaN (torch: infinite down to
     -103).
 
-    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', the table of derivatives, whose slope is f(x) + α
-    (Clevert, Unterthiner and Hochreiter 2016).
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Types of Activation Functions', where
+    the slope is f(x) + α (Clevert, Unterthiner and Hochreiter 2016).
     """
 
     integers = "refuse"
