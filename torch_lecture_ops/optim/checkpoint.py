@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import torch
@@ -91,8 +92,11 @@ def _entries(who: str, p: Tensor, entries: Group, group: Group, rule: Rule, buff
     cast = {}
     for key, value in entries.items():
         shape = () if buffers[key].scalar else tuple(p.shape)
-        if isinstance(value, Tensor) and tuple(value.shape) != shape:
-            raise ValueError(f"{who}: {key} must have shape {shape}, got {tuple(value.shape)}")
+        if isinstance(value, Tensor):
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{who}: {key} must have shape {shape}, got {tuple(value.shape)}")
+        elif value is not None and not (buffers[key].scalar and isinstance(value, Real)):
+            raise ValueError(f"{who}: {key} must be a tensor of shape {shape}, got {value!r}")
         if isinstance(value, Tensor) and not buffers[key].scalar and is_sharded(value) != is_sharded(p):
             raise ValueError(
                 f"{who}: {key} must be a {type(p.data).__name__}, as the parameter is, got a {type(value).__name__}; "

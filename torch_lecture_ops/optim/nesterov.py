@@ -39,7 +39,8 @@ class Nesterov(RuleOptimizer):
 
     Give `step` a closure, as Lightning does, and it is evaluated at the point ahead. In a loop written by hand, compute
     the gradient inside of `with optimizer.lookahead():`. Outside of both, the parameters are p. A step without either
-    raises, for it would be ordinary momentum; only the first one, whose velocity is zero, needs none.
+    raises, for it would be ordinary momentum; only the first one, whose velocity is zero, needs none. With Lightning's
+    accumulate_grad_batches, the last batch alone is evaluated ahead: the closures of the others run before `step`.
 
     Source: CS231n, slide 'Nesterov Momentum update' (there θ and ε for p and η); Larson, Deep Learning, 'Momentum and
     ReLU', slide 'Nesterov Momentum' (Nesterov 1983, Sutskever et al. 2013).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
+from torch.utils.hooks import RemovableHandle
 
 from ..formula import FormulaError
 from .checkpoint import fitted
@@ -161,7 +163,8 @@ class RuleOptimizer(Optimizer):
         return {**super().__getstate__(), **hooks}  # torch forgets them
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        hooks = {key: _registered(value) for key, value in state.items() if key.endswith("_hooks")}
+        super().__setstate__({**state, **hooks})
         self._prepare()
         options = self._signature_defaults()
         for group in self.param_groups:
@@ -192,7 +195,10 @@ class RuleOptimizer(Optimizer):
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
         name, buffers = type(self).__name__, self.buffers.values()
-        self.__setstate__(fitted(name, state_dict, self.param_groups, self._rule_of, buffers))
+        loaded = fitted(name, state_dict, self.param_groups, self._rule_of, buffers)
+        for group in loaded["param_groups"]:
+            self._check({**self.defaults, **group})
+        self.__setstate__(loaded)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
@@ -325,6 +331,14 @@ class RuleOptimizer(Optimizer):
         if plan is None or not plan.fits(update, columns):
             plan = self._plans[number] = Plan(update, columns, self.sparse)
         plan.run(columns, numbers)
+
+
+def _registered(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
+    """The same hooks in a registry of their own, under numbers that no other hook of this process gets."""
+    own: OrderedDict[int, Any] = OrderedDict()
+    for hook in hooks.values():
+        own[RemovableHandle(own).id] = hook
+    return own
 
 
 def not_negative(**values: Any) -> None:
