@@ -184,7 +184,7 @@ class RuleOptimizer(Optimizer):
 
         As in torch, hyper-parameters are loaded too, and arrays take the dtype and device of their parameter; tensors
         that have them already are taken as they are, not copied. Options that torch's class does not have stay as
-        they are if the state_dict does not name them. Where both sides have names of parameters, the names decide what
+        they are if the state_dict does not name them, and so does `fused`. Where both sides have names of parameters, the names decide what
         belongs together, otherwise the order.
 
         Raises:
