@@ -31,6 +31,15 @@ _DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
 _FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh")}
 _FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
 
+# Tensors that do not fit into the caches are fetched ahead: the processor's own prefetching stops at the end of each
+# page of 4 KB, and a loop without ours gets three quarters of a free memory's bandwidth.
+_FETCH = """
+enum { BLOCK = 64, AHEAD = 2048, FAR = 32 << 20 };  // elements, bytes, bytes
+#define fetch_ahead(column, is_written) \\
+    for (unsigned byte = 0; byte < BLOCK * sizeof *(column); byte += 64) \\
+        __builtin_prefetch((const char *)(column) + AHEAD + byte, is_written)
+"""
+
 _RUN = """
 // Items i = 0..count-1; column k of item i begins at columns[k * count + i], its elements are start[i]..start[i+1]
 // of the flat numbering. Threads divide the flat numbering evenly, whatever the sizes of the items.
@@ -42,6 +51,7 @@ static void part(int64_t count, const int64_t *start, void *const *columns, cons
         int64_t middle = (i + above) / 2;
         if (start[middle] <= from) i = middle; else above = middle;
     }
+    void (*elements)(void *const *, int64_t, const double *, int64_t, int64_t) = total > FAR / BYTES ? far : near;
     for (; i < count && start[i] < to; i++)
         elements(columns + i, count, table + i * ROW, from > start[i] ? from - start[i] : 0,
                  (to < start[i + 1] ? to : start[i + 1]) - start[i]);
@@ -82,7 +92,7 @@ class _Writer:
 
     def source(self) -> str:
         elements, uniforms = self._elements(), self._uniforms()  # both add to the table
-        sizes = f"enum {{ ROW = {max(len(self.table), 1)}, SMALL = 64 }};\n"
+        sizes = f"enum {{ ROW = {max(len(self.table), 1)}, SMALL = 64, BYTES = {self._bytes()} }};{_FETCH}"
         return "\n".join([_prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN, self._run_one()])
 
     def _run_one(self) -> str:
@@ -118,25 +128,39 @@ class _Writer:
     def _scalar(self, column: int) -> str:
         return f"*({MEMORY[self.dtypes[column]][0]} *)column[{column} * count]"
 
+    def _arrays(self) -> list[int]:
+        """The array columns that the loop touches."""
+        read = {node.operands[0] for node in self.nodes if node.operation == "array"}
+        return [column for column in sorted(read | self.formula.written) if self.formula.kind(column) == "array"]
+
+    def _bytes(self) -> int:
+        return sum(self.dtypes[column].itemsize for column in self._arrays())
+
     def _elements(self) -> str:
         loads, lines, stores = [], [], []
-        used = set(self.formula.written)
         for number, node in enumerate(self.nodes):
-            if node.operation == "array":
-                used.add(node.operands[0])
             if not node.uniform:
                 lines.append(f"const {self._c_type(node)} n{number} = {self._elementwise(node)};")
-        arrays = [column for column in sorted(used) if self.formula.kind(column) == "array"]
-        for column in arrays:
+        for column in self._arrays():
             c_type = MEMORY[self.dtypes[column]][0]
             loads.append(f"{c_type} *restrict c{column} = ({c_type} *)column[{column} * count];")
         for column, result in zip(self.formula.stores, self.program.results, strict=True):
             if self.formula.kind(column) == "array":
                 stores += self._store(column, self._operand(result))
         loads += [f"const {self.real} u{place} = ({self.real})u[{place}];" for place in range(len(self.table))]
-        head = "static void elements(void *const *column, int64_t count, const double *u, int64_t from, int64_t to) {"
-        loop = ["for (int64_t j = from; j < to; j++) {", *("    " + line for line in lines + stores), "}"]
-        return _function(head, loads + loop)
+        head = "static void {}(void *const *column, int64_t count, const double *u, int64_t from, int64_t to) {{"
+        body = ["    " + line for line in lines + stores]
+        near = ["for (int64_t j = from; j < to; j++) {", *body, "}"]
+        far = [
+            "for (int64_t k = from; k < to; k += BLOCK) {",
+            *(f"    fetch_ahead(c{column} + k, {int(column in self.formula.written)});" for column in self._arrays()),
+            "    const int64_t end = k + BLOCK < to ? k + BLOCK : to;",
+            "    for (int64_t j = k; j < end; j++) {",
+            *("    " + line for line in body),
+            "    }",
+            "}",
+        ]
+        return _function(head.format("near"), loads + near) + "\n" + _function(head.format("far"), loads + far)
 
     def _uniform(self, node: Node) -> str:
         kind, operands = node.operation, node.operands

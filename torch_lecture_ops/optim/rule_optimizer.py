@@ -183,9 +183,9 @@ class RuleOptimizer(Optimizer):
         """Go on from what `state_dict` of this class, or of torch's class of the same name, returned.
 
         As in torch, hyper-parameters are loaded too, and arrays take the dtype and device of their parameter; tensors
-        that have them already are taken as they are, not copied. Options that torch's class does not have stay as
-        they are if the state_dict does not name them, and so does `fused`. Where both sides have names of parameters, the names decide what
-        belongs together, otherwise the order.
+        that have them already are taken as they are, not copied. Options that torch's class does not have, and
+        `fused`, stay as they are if the state_dict does not name them. Where both sides have names of parameters, the
+        names decide what belongs together, otherwise the order.
 
         Raises:
             ValueError: it does not fit: other groups, names, shapes, another form, or another optimizer.
