@@ -577,3 +577,18 @@ def test_keys_of_a_group(which, form):
     assert {key: group[key] for key in more} == more
     full = getattr(optim, which)([p.bfloat16().detach()], form=form, decoupled_weight_decay=True, kahan=True)
     assert set(full.param_groups[0]) == {*group, "decoupled_weight_decay", "kahan"}
+
+
+def test_a_subclass_that_hides_options():
+    class Slow(optim.Adagrad):
+        def __init__(self, params):
+            super().__init__(params, lr=1e-3, form="larson", gamma=0.9)
+
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    slow = Slow([p])
+    slow.step()
+    torch.testing.assert_close(p.detach(), torch.full((3,), 1 - 1e-3))
+    again = Slow([p])
+    again.load_state_dict(slow.state_dict())
+    assert again.param_groups[0]["gamma"] == 0.9

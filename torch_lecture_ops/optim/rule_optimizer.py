@@ -83,7 +83,7 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: Group, **beyond: Any) -> None:
         self._prepare()
-        options = self._signature_defaults()
+        options = options_of(type(self))
         form = self._rule_of({**options, **beyond})
         defaults |= {key: v for key, v in beyond.items() if key in form.keys or v != options.get(key, OPTIONS.get(key))}
         form.check_keys(defaults)
@@ -108,7 +108,7 @@ class RuleOptimizer(Optimizer):
 
     def _check_form(self, group: Group) -> None:
         """A form does not have all options of the others: one that is set must not be ignored."""
-        options, chosen = self._signature_defaults(), self._rule_of(group)
+        options, chosen = options_of(type(self)), self._rule_of(group)
         for key in dict.fromkeys(key for rule in self._rules.values() for key in rule.keys):
             if key not in chosen.keys and group.get(key, options.get(key)) != options.get(key):
                 form = group.get("form", OPTIONS["form"])
@@ -121,16 +121,12 @@ class RuleOptimizer(Optimizer):
             forms = ", ".join(map(repr, self._rules))
             raise ValueError(f"{type(self).__name__}: form must be one of {forms}, got {group['form']!r}") from None
 
-    def _signature_defaults(self) -> Group:
-        parameters = inspect.signature(type(self).__init__).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty}
-
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; what it does not set is taken from the defaults. Checked like the defaults."""
         if isinstance(param_group, dict):
             group = {**self.defaults, **param_group}
             for key in self._rule_of(group).keys:  # a form may ask for what the defaults do not have
-                if key not in group and key in (options := self._signature_defaults()):
+                if key not in group and key in (options := options_of(type(self))):
                     param_group[key] = group[key] = options[key]
             self._check(group)
         super().add_param_group(param_group)
@@ -166,7 +162,7 @@ class RuleOptimizer(Optimizer):
         hooks = {key: _registered(value) for key, value in state.items() if key.endswith("_hooks")}
         super().__setstate__({**state, **hooks})
         self._prepare()
-        options = self._signature_defaults()
+        options = options_of(type(self))
         for group in self.param_groups:
             for key in self.defaults:  # a checkpoint written before an option existed lacks it
                 if key in options:
@@ -339,6 +335,16 @@ def _registered(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
     for hook in hooks.values():
         own[RemovableHandle(own).id] = hook
     return own
+
+
+def options_of(cls: type) -> Group:
+    """The options of a class with their defaults; a subclass that hides some of them still has them."""
+    options: Group = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            options |= {p.name: p.default for p in parameters if p.default is not p.empty}
+    return options
 
 
 def not_negative(**values: Any) -> None:
