@@ -266,14 +266,17 @@ def torch_step(case: Case, path: str, params: list[Parameter]) -> Callable[[], o
 
 def torch_optimizer(case: Case, path: str, params: Iterable[Parameter], lr: float) -> Optimizer:
     """Torch's class on one of its paths, or on the one that it takes by default; RuntimeError if there is none."""
-    torch_class = getattr(torch.optim, case.class_name)
+    return getattr(torch.optim, case.class_name)(params, lr=lr, **case.arguments, **path_arguments(case, path))
+
+
+def path_arguments(case: Case, path: str) -> dict[str, bool]:
+    """What asks torch's class for a path; RuntimeError if it has none."""
     wanted = {} if path == "default" else TORCH_PATHS[path]
-    known = inspect.signature(torch_class).parameters
+    known = inspect.signature(getattr(torch.optim, case.class_name)).parameters
     for option, value in wanted.items():
         if value and option not in known:
             raise RuntimeError(f"torch.optim.{case.class_name} has no {option}")
-    arguments = {option: value for option, value in wanted.items() if option in known}
-    return torch_class(params, lr=lr, **case.arguments, **arguments)
+    return {option: value for option, value in wanted.items() if option in known}
 
 
 def seconds_of_first(step: Callable[[], object], device: str) -> float:
@@ -369,7 +372,7 @@ MEMORY_COLUMNS = {"model": -8, "optimizer": -16, "parameters": 10, "ours": 10, "
 # A step of ours may take this part of the parameters' memory for a while.
 MEMORY_LIMIT = 0.02
 
-# The peak of the second step: the state is there. Linux keeps the peak and takes a 5 as the order to forget it.
+# The peak of a later step, when the state is there. Linux keeps the peak and takes a 5 as the order to forget it.
 MEMORY_PROCESS = """
 import gc, importlib, json, sys
 from pathlib import Path
@@ -419,12 +422,12 @@ def memories(options: argparse.Namespace, shapes: dict[str, list[Shape]]) -> Ite
     for model in options.model:
         for name in options.optimizer:
             case = CASES[name]
-            known = inspect.signature(getattr(torch.optim, case.class_name)).parameters
             taken = {"ours": memory_of_step("torch_lecture_ops.optim", case, {}, shapes[model])}
-            for path, wanted in TORCH_PATHS.items():
-                arguments = {option: value for option, value in wanted.items() if option in known}
-                if arguments or path == "loop":
-                    taken[path] = memory_of_step("torch.optim", case, arguments, shapes[model])
+            for path in TORCH_PATHS:
+                try:
+                    taken[path] = memory_of_step("torch.optim", case, path_arguments(case, path), shapes[model])
+                except RuntimeError:  # no such path
+                    continue
             yield Memory(model, name, 4 * sum(torch.Size(shape).numel() for shape in shapes[model]), taken)
 
 

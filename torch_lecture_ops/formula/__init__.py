@@ -14,6 +14,7 @@ from .c_engine import threads_for as threads_for
 from .c_source import MEMORY as MEMORY
 from .foreach import TensorList as TensorList
 from .foreach import foreach as foreach
+from .loop import HALF as HALF
 from .loop import loop as loop
 from .loop import operand as operand
 from .math import FormulaError as FormulaError

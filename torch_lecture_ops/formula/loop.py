@@ -13,6 +13,8 @@ from torch import Tensor
 from .math import IN_PLACE, FormulaError
 from .trace import Formula, Kind
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def loop(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[Any]) -> None:
     """Store the results of the formula in the columns that it names."""
@@ -63,7 +65,7 @@ def operand(tensor: Tensor, kind: Kind) -> Any:
     """
     if kind == "scalar":
         return tensor.item() if is_readable(tensor) else tensor.double()
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def is_readable(scalar: Tensor) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from ..formula import HALF
 from ..functions import ELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from ..functions.elu import ELUOfInput
 from ..functions.leaky_relu import LeakyReLUOfInput
@@ -66,8 +66,7 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(elu, input, alpha=alpha, inplace=inplace)
-    is_half = input.dtype in (torch.float16, torch.bfloat16)
-    return (ELU if alpha > 0 and not is_half else ELUOfInput).call(input, inplace, alpha)
+    return (ELU if alpha > 0 and input.dtype not in HALF else ELUOfInput).call(input, inplace, alpha)
 
 
 def sigmoid(input: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class ReLU(_MayBeInplace):
         subgradient: the slope at 0, in [0, 1]; torch has 0.
     """
 
-    subgradient = 0.0  # of torch's modules that became ours
+    subgradient = 0.0  # of a module pickled before it had the option
 
     def __init__(self, inplace: bool = False, *, subgradient: float = 0.0) -> None:
         super().__init__(inplace)

@@ -13,13 +13,12 @@ from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from ..formula import FormulaError
+from ..formula import HALF, FormulaError
 from .checkpoint import fitted
 from .plan import Columns, Plan, Sparse, same_objects
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule, Update, hypers, read
 
 NoneType = type(None)
-HALF = (torch.float16, torch.bfloat16)
 
 # Who may listen to a step. Without torch's private names somebody always may.
 _GLOBAL_PRE_HOOKS = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)
@@ -265,7 +264,7 @@ class RuleOptimizer(Optimizer):
         update = rule.update(group, first=False)
         states = self._states_of(number, params) if update.buffers else []
         try:
-            columns = [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
+            columns = _columns(params, grads, states, update)
         except KeyError:
             self._update_first(number, group, params, grads, states)
         else:
@@ -280,7 +279,7 @@ class RuleOptimizer(Optimizer):
         made: list[list[Buffer]] = []
         try:
             made += (self._make_missing(p, state, group, update) for p, state in zip(params, states, strict=True))
-            columns = [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
+            columns = _columns(params, grads, states, update)
             if rule.asks_first:
                 is_first = [not {STEP, COMPENSATION}.issuperset(buffers) for buffers in made]
                 self._run(number, group, rule.update(group, first=True), _choose(columns, is_first))
@@ -353,6 +352,11 @@ def not_negative(**values: Any) -> None:
     for name, value in values.items():
         if not value >= 0.0:
             raise ValueError(f"Invalid {labels.get(name, f'{name} value')}: {value}")
+
+
+def _columns(params: list[Tensor], grads: list[Tensor], states: list[Group], update: Update) -> Columns:
+    """The columns of the update's formula; KeyError if a state lacks an entry."""
+    return [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
 
 
 def _choose(columns: Columns, chosen: Sequence[bool]) -> Columns:
