@@ -11,6 +11,9 @@ from .c_engine import PLAIN as PLAIN
 from .c_engine import CLaunch as CLaunch
 from .c_engine import kernel as kernel
 from .c_engine import threads_for as threads_for
+from .c_rows import ROW_MEMORY as ROW_MEMORY
+from .c_rows import RowKernel as RowKernel
+from .c_rows import row_kernel as row_kernel
 from .c_source import MEMORY as MEMORY
 from .foreach import TensorList as TensorList
 from .foreach import foreach as foreach
@@ -25,11 +28,13 @@ from .math import log as log
 from .math import log1p as log1p
 from .math import maximum as maximum
 from .math import minimum as minimum
+from .math import place as place
+from .math import row_max as row_max
+from .math import row_sum as row_sum
 from .math import sqrt as sqrt
 from .math import tanh as tanh
 from .math import where as where
 from .trace import Formula as Formula
-from .trace import Kind as Kind
 from .trace import Program as Program
 from .trace import Untraceable as Untraceable
 from .trace import trace as trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ _guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "
 class Alike:
     """What a list of tensors looks like: types, dtypes, layouts, devices, shapes, strides, negations not yet done."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._count = len(tensors)
         self._looks = None if _guards else list(map(_look, tensors))
         if _guards:
             guards = _guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
             self._check: Callable[..., bool] = guards.check
 
-    def __call__(self, tensors: list[Tensor]) -> bool:
+    def __call__(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these look the same, one by one. False where that is not sure."""
         if len(tensors) != self._count:
             return False

@@ -73,16 +73,20 @@ int run(int64_t count, const int64_t *start, void *const *columns, const double 
 
 
 @cache
-def _prelude() -> str:
+def prelude() -> str:
     return files(__package__).joinpath("c_math.h").read_text()
 
 
 def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:
     """The C text of a program for columns of these dtypes. Computes in double if a column is double, else in float."""
-    return _Writer(program, dtypes).source()
+    return Writer(program, dtypes).source()
 
 
-class _Writer:
+class Writer:
+    """Writes the text line by line; `memory` tells which dtypes its columns may have."""
+
+    memory = MEMORY
+
     def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:
         self.program, self.dtypes = program, dtypes
         self.formula, self.nodes = program.formula, program.nodes
@@ -93,7 +97,7 @@ class _Writer:
     def source(self) -> str:
         elements, uniforms = self._elements(), self._uniforms()  # both add to the table
         sizes = f"enum {{ ROW = {max(len(self.table), 1)}, SMALL = 64, BYTES = {self._bytes()} }};{_FETCH}"
-        return "\n".join([_prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN, self._run_one()])
+        return "\n".join([prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN, self._run_one()])
 
     def _run_one(self) -> str:
         """The same for a single item: its addresses come as arguments, so that the caller need not make tables."""
@@ -126,7 +130,7 @@ class _Writer:
         return _function(head, [*loads, *lines, "}", *stores])
 
     def _scalar(self, column: int) -> str:
-        return f"*({MEMORY[self.dtypes[column]][0]} *)column[{column} * count]"
+        return f"*({self.memory[self.dtypes[column]][0]} *)column[{column} * count]"
 
     def _arrays(self) -> list[int]:
         """The array columns that the loop touches."""
@@ -142,7 +146,7 @@ class _Writer:
             if not node.uniform:
                 lines.append(f"const {self._c_type(node)} n{number} = {self._elementwise(node)};")
         for column in self._arrays():
-            c_type = MEMORY[self.dtypes[column]][0]
+            c_type = self.memory[self.dtypes[column]][0]
             loads.append(f"{c_type} *restrict c{column} = ({c_type} *)column[{column} * count];")
         for column, result in zip(self.formula.stores, self.program.results, strict=True):
             if self.formula.kind(column) == "array":
@@ -184,11 +188,14 @@ class _Writer:
         templates = _DOUBLE if self.real == "double" else _FLOAT
         return self._template(templates, kind).format(*map(self._operand, operands))
 
-    def _load(self, column: int) -> str:
-        return MEMORY[self.dtypes[column]][1].format(f"c{column}[j]")
+    def _at(self, column: int, index: str) -> str:
+        return f"c{column}[{index}]"
 
-    def _store(self, column: int, value: str) -> list[str]:
-        store = f"c{column}[j] = {MEMORY[self.dtypes[column]][2]};".format
+    def _load(self, column: int, index: str = "j") -> str:
+        return self.memory[self.dtypes[column]][1].format(self._at(column, index))
+
+    def _store(self, column: int, value: str, index: str = "j") -> list[str]:
+        store = f"{self._at(column, index)} = {self.memory[self.dtypes[column]][2]};".format
         remainder = self.formula.remainder
         if column or remainder is None:
             return [store(value)]

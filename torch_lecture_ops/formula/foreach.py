@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .loop import arguments, evaluate, is_readable, left, operand, store
-from .math import Operand, where
+from .math import FormulaError, Operand, where
 from .trace import COMPARISONS, Formula, Kind
 
 
@@ -55,6 +55,8 @@ class TensorList(Operand):
         self.tensors = tensors
 
     def apply(self, operation: str, *operands: Any) -> TensorList:
+        if operation not in _OPERATIONS:
+            raise FormulaError(f"{operation} is for formulas of rows; a list of tensors has none")
         lists = [value.tensors if isinstance(value, TensorList) else value for value in operands]
         return TensorList(list(_OPERATIONS[operation](*lists)))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "sqrt", "tanh", "where"]
+__all__ += ["place", "row_max", "row_sum"]
 
 
 IN_PLACE = "a formula must not write in place; write m = m + g instead of m += g"
@@ -127,6 +128,21 @@ def _where(mask: Any, a: Any, b: Any) -> Any:
 _ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh")}
 _ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum, "where": _where}
 
+# A row is the last dimension; what is said once a row keeps it, with the size 1.
+_ON_TENSORS |= {
+    "row_sum": lambda x: x.sum(-1, keepdim=True),
+    "row_max": lambda x: x.amax(-1, keepdim=True),
+    "place": lambda x: torch.arange(x.shape[-1], dtype=x.dtype, device=x.device),
+}
+
+
+def _same_everywhere(name: str) -> Any:
+    def refuse(x: Any) -> Any:
+        raise FormulaError(f"{name} needs what differs from element to element, got {x!r}")
+
+    return refuse
+
+
 _ON_NUMBERS = {name: getattr(math, name) for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
 _ON_NUMBERS |= {
     "abs": math.fabs,
@@ -134,6 +150,7 @@ _ON_NUMBERS |= {
     "minimum": lambda a, b: b if a > b or b != b else a,
     "where": lambda mask, a, b: a if mask else b,
 }
+_ON_NUMBERS |= {name: _same_everywhere(name) for name in ("row_sum", "row_max", "place")}
 
 
 def _call(name: str, *operands: Any) -> Any:
@@ -194,3 +211,18 @@ def minimum(a: Any, b: Any) -> Any:
 def where(mask: Any, a: Any, b: Any) -> Any:
     """a where the mask (a comparison) holds, else b. A selection: what is not taken leaves no trace, not even a NaN."""
     return _call("where", mask, a, b)
+
+
+def row_sum(x: Any) -> Any:
+    """Σⱼ xⱼ, the sum of each row: one number a row, added in double by kernels."""
+    return _call("row_sum", x)
+
+
+def row_max(x: Any) -> Any:
+    """maxⱼ xⱼ, the largest of each row; NaN if one of them is NaN."""
+    return _call("row_max", x)
+
+
+def place(x: Any) -> Any:
+    """0, 1, 2, ...: the place of each element of x in its row."""
+    return _call("place", x)

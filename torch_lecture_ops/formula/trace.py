@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from .math import FormulaError, Operand
 
-Kind = Literal["array", "scalar"]
+Kind = str  # "array", "scalar" or "total"
 
 
 class Untraceable(FormulaError):
@@ -28,6 +28,7 @@ class Formula:
         function: the formula; it knows neither device, dtype nor shape.
         columns: for each column it reads, "array" (elementwise) or "scalar" (one number an item, such as the step t).
         stores: for each result, the column it is stored in; a column after those read is a fresh output.
+        outputs: what the fresh outputs are, if not all "array". A "total" is the sum of a number over all items.
         hypers: names of the numbers that are the same for all items (lr, eps, ...).
         name: whose formula it is, for error texts.
         remainder: the column that holds what rounding took from column 0, or None. The function does not see it: its
@@ -41,6 +42,7 @@ class Formula:
     hypers: tuple[str, ...] = ()
     name: str = "formula"
     remainder: int | None = None
+    outputs: tuple[Kind, ...] = ()
 
     def __call__(self, columns: tuple[Any, ...], hypers: tuple[Any, ...]) -> tuple[Any, ...]:
         """The results for one item, with the number of them checked. A FormulaError names the formula."""
@@ -63,11 +65,14 @@ class Formula:
         return frozenset(self.stores if self.remainder is None else (*self.stores, self.remainder))
 
     def kind(self, column: int) -> Kind:
-        """What a column holds; fresh outputs are arrays."""
-        return self.columns[column] if column < len(self.columns) else "array"
+        """What a column holds."""
+        if column < len(self.columns):
+            return self.columns[column]
+        return self.outputs[column - len(self.columns)] if self.outputs else "array"
 
 
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+REDUCTIONS = ("row_sum", "row_max")
 
 
 class Symbol(Operand):
@@ -85,7 +90,12 @@ class Symbol(Operand):
         symbols = tuple(map(_symbol, operands))
         if operation not in ("where", "mul") and any(symbol.operation in COMPARISONS for symbol in symbols):
             raise FormulaError(f"a comparison goes into where(...) or is multiplied, it has no {operation!r}")
-        return Symbol(operation, symbols, all(symbol.uniform for symbol in symbols))
+        uniform = all(symbol.uniform for symbol in symbols)
+        if operation in REDUCTIONS or operation == "place":
+            if uniform:
+                raise FormulaError(f"{operation} needs what differs from element to element")
+            return Symbol(operation, symbols, operation in REDUCTIONS)
+        return Symbol(operation, symbols, uniform)
 
     def __repr__(self) -> str:
         return f"{self.operation}({', '.join(map(repr, self.operands))})"
@@ -138,7 +148,7 @@ def trace(formula: Formula) -> Program:
     try:
         results = tuple(map(_symbol, formula(columns, hypers)))
         for column, result in zip(formula.stores, results, strict=True):
-            if formula.kind(column) == "scalar" and not result.uniform:
+            if formula.kind(column) != "array" and not result.uniform:
                 raise FormulaError(f"result for column {column} must be one number an item, got one an element")
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         text = str(error).removeprefix(f"{formula.name}: ")

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from ..formula import Formula, FormulaError, Kind
+from ..formula import Formula, FormulaError
 
 Group = dict[str, Any]
 Decay = Literal["none", "coupled", "decoupled"]
@@ -207,11 +207,10 @@ def _update(
         state_of |= zip(rule.buffers, letters, strict=True)
         return (p, *map(state_of.__getitem__, kept))
 
-    array, scalar = get_args(Kind)
-    kinds = (array, array, *(scalar if buffer.scalar else array for buffer in kept))
+    kinds = ("array", "array", *("scalar" if buffer.scalar else "array" for buffer in kept))
     formula = Formula(
         function=step,
-        columns=(*kinds, array) if kahan else kinds,
+        columns=(*kinds, "array") if kahan else kinds,
         stores=(0, *range(2, len(kinds))),  # all but g
         hypers=tuple(dict.fromkeys((*rule.numbers, *extra))),
         name=rule.name,

@@ -1,0 +1,897 @@
+"""The row engine against NumPy in extended precision: reductions over rows, for every shape, layout and dtype."""
+
+import math
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import torch_lecture_ops.formula as vocabulary
+from torch_lecture_ops.formula import (
+    CLaunch,
+    EngineUnavailable,
+    Formula,
+    FormulaError,
+    c_rows,
+    exp,
+    foreach,
+    log,
+    place,
+    row_kernel,
+    row_max,
+    row_sum,
+    trace,
+    where,
+)
+from torch_lecture_ops.formula.c_engine import GRAIN
+from torch_lecture_ops.formula.c_rows import ROW_MEMORY, RowKernel
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+needs_compiler = pytest.mark.needs_compiler
+INF, NAN = math.inf, math.nan
+KINDS = {"a": "array", "s": "scalar", "t": "total"}
+GUARD = 16  # elements around an output that must stay as they were
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; afterwards it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+class InNumPy:
+    """The vocabulary of formulas on arrays whose last dimension is a row."""
+
+    exp, expm1, log, log1p, sqrt, tanh = np.exp, np.expm1, np.log, np.log1p, np.sqrt, np.tanh
+    abs, maximum, minimum, where = np.abs, np.maximum, np.minimum, np.where
+
+    @staticmethod
+    def row_sum(x):
+        return x.sum(-1, keepdims=True)
+
+    @staticmethod
+    def row_max(x):
+        return x.max(-1, keepdims=True, initial=-INF)
+
+    @staticmethod
+    def place(x):
+        return np.broadcast_to(np.arange(x.shape[-1], dtype=x.dtype), x.shape)
+
+
+class Case:
+    """A formula of rows, written for any vocabulary f: `function(f, *columns, **hypers)`.
+
+    Columns are "a" (an array, in [0.5, 2]) and "s" (one number a row, in [0.5, 2]); outputs also "t" (a total). `ulps`
+    is the sum of the roundings on the longest way from an argument to a result, in units in the last place of
+    max(|result|, floor): the values on the way are about 1, and where nothing cancels the floor is 0.
+    """
+
+    def __init__(self, name, function, columns, outputs, ulps, floor=1, **hypers):
+        stores = tuple(range(len(columns), len(columns) + len(outputs)))
+        kinds, self.outputs = tuple(KINDS[letter] for letter in columns), tuple(KINDS[letter] for letter in outputs)
+        self.function, self.hypers, self.ulps, self.floor = function, hypers, ulps, floor
+        bound = partial(function, vocabulary)
+        self.formula = Formula(bound, kinds, stores, tuple(hypers), name, outputs=self.outputs)
+
+    @property
+    def kinds(self):
+        return self.formula.columns
+
+
+def moments(f, x, *, n, eps):
+    """Three loops, of which each needs the one before; mean and variance are results, too."""
+    mean = f.row_sum(x) / n
+    variance = f.row_sum((x - mean) ** 2) / n
+    return (x - mean) / f.sqrt(variance + eps), mean, variance
+
+
+def softmax(f, x):
+    e = f.exp(x - f.row_max(x))
+    return e / f.row_sum(e)
+
+
+def log_softmax(f, x):
+    shifted = x - f.row_max(x)
+    return shifted - f.log(f.row_sum(f.exp(shifted)))
+
+
+def kept(f, x, y):
+    """Three costly values, of which each is wanted in several loops, the last one two loops after its first use."""
+    e, t = f.exp(-x), f.tanh(y)
+    largest = f.row_max(e * t)
+    p = f.log1p(e * largest)
+    total = f.row_sum(p * t)
+    return e * t / (1 + total), p + e, largest, total
+
+
+def late(f, x):
+    """A costly value that is wanted after a reduction first, and once more after the next one."""
+    m = f.row_max(x)
+    e = f.exp(x) * m / 8
+    return e / (1 + f.row_max(e)), f.row_max(e)
+
+
+def attention(f, x, v, a):
+    """A reduction of reductions, with a scalar of the row in between."""
+    weights = softmax(f, a * x)
+    mean = f.row_sum(weights * v)
+    return weights * (v - mean), mean, f.row_sum(weights * (v - mean) ** 2), mean * a
+
+
+CASES = [
+    Case("row_sum", lambda f, x: f.row_sum(x), "a", "s", 0.5, floor=0),
+    Case("row_max", lambda f, x: f.row_max(x), "a", "s", 0),
+    Case("place", lambda f, x: f.place(x) / 4096, "a", "a", 0),  # within the range of float16
+    Case("ramp", lambda f, x: (x * f.place(x) / 64, f.row_max(f.place(x) * x)), "a", "as", 0.5, floor=0),
+    Case("shift", lambda f, x: x - f.row_max(x), "a", "a", 0.5),
+    # exp errs by 2 ulp and the rounding of x - max, the reciprocal of the sum and the product by 1/2 each
+    Case("softmax", softmax, "a", "a", 3.5, floor=0),
+    Case("log_softmax", log_softmax, "a", "a", 3.5),
+    # The mean is about 1 and rounded to the dtype of the loop; divided by a deviation of 0.4 that makes 1.25 ulp, with
+    # those of x - mean, of the reciprocal and the product.
+    Case("moments", moments, "a", "ass", 4, n=64.0, eps=2.0**-6),
+    Case("kept", kept, "aa", "aass", 8),
+    Case("late", late, "a", "as", 4),
+    Case("attention", attention, "aas", "asst", 10),
+    Case("scalars", lambda f, a, x, b: (a * x + b, a * b, a), "sas", "ast", 1.5, floor=0),
+    Case("one", lambda f, x: (1.0, 0.25, 0.5), "a", "ast", 0),
+    Case("same", lambda f, x, s: (x, s, s), "as", "ast", 0),
+    Case("broadcast", lambda f, x: f.row_max(x), "a", "a", 0),
+    Case("branch", lambda f, x, s: f.where(x > s, x, f.row_max(f.where(x <= s, x, 0.0))), "as", "a", 0),
+    Case("label", lambda f, x, s: f.row_sum(f.where(f.place(x) == s * 0 + 2, x, 0.0)), "as", "s", 0),
+    Case("dot", lambda f, x, y, *, scale: f.row_sum(x * y) * scale, "aa", "t", 2, scale=0.125),
+]
+NAMED = {case.formula.name: case for case in CASES}
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.formula.name)
+
+
+def compute_dtype(dtypes):
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def scalar_dtype(dtype):
+    """Of what is one number a row: a sum may leave the range of float16."""
+    return torch.float32 if dtype is torch.float16 else dtype
+
+
+def sample(kinds, shape, dtype, seed=0):
+    """A tensor for each column, contiguous: rows one after the other, the last one maybe shorter."""
+    rows, length, last = shape
+    count = (rows - 1) * length + last if rows else 0
+    generator = torch.Generator().manual_seed(seed)
+    tensors = []
+    for kind in kinds:
+        values = torch.rand(count if kind == "array" else rows, generator=generator, dtype=torch.float64) * 1.5 + 0.5
+        tensors.append(values.to(dtype))
+    return tensors
+
+
+def guarded(size, dtype):
+    """An output between guards: all of it, and the part to be written."""
+    whole = torch.full((size + 2 * GUARD,), 77, dtype=dtype)
+    return whole, whole[GUARD : GUARD + size]
+
+
+def launch(formula, shape, columns, numbers=(), interleaved=range(0)):
+    """Run the kernel over columns given as (first element, distance of the rows); the totals."""
+    dtypes = [tensor.dtype for tensor, _ in columns]
+    if interleaved:
+        dtypes[interleaved[0] : interleaved[0] + 1] = [dtypes[interleaved[0]]] * len(interleaved)
+    kernel = row_kernel(formula, tuple(dtypes), interleaved)
+    return kernel(shape, [place for tensor, stride in columns for place in (tensor.data_ptr(), stride)], numbers)
+
+
+def compute(case, shape, columns, dtype):
+    """The outputs in memory, and the totals; what lies around the outputs must not have changed."""
+    rows, length, last = shape
+    count = (rows - 1) * length + last if rows else 0
+    wholes, outputs = [], []
+    for kind in case.outputs:
+        if kind != "total":
+            size, output_dtype = (count, dtype) if kind == "array" else (rows, scalar_dtype(dtype))
+            whole, output = guarded(size, output_dtype)
+            wholes.append(whole)
+            outputs.append((output, length if kind == "array" else 1))
+    inputs = [(t, length if kind == "array" else 1) for kind, t in zip(case.kinds, columns, strict=True)]
+    totals = launch(case.formula, shape, [*inputs, *outputs], tuple(case.hypers.values()))
+    for whole in wholes:
+        assert (whole[:GUARD] == 77).all()
+        assert (whole[-GUARD:] == 77).all()
+    return [output for output, _ in outputs], list(totals)
+
+
+def reference(case, shape, columns):
+    """The same in extended precision: all rows but the last one, then that."""
+    rows, length, last = shape
+    parts = [(slice(0, rows - 1), rows - 1, length), (slice(rows - 1, rows), 1, last)]
+    outputs, totals = [[] for kind in case.outputs if kind != "total"], [0] * case.outputs.count("total")
+    for chosen, count, size in parts if rows else ():
+        arguments = []
+        for kind, tensor in zip(case.kinds, columns, strict=True):
+            values = tensor.double().numpy().astype(np.longdouble)
+            if kind == "array":
+                start = chosen.start * length
+                arguments.append(values[start : start + count * size].reshape(count, size))
+            else:
+                arguments.append(values[chosen].reshape(count, 1))
+        with np.errstate(all="ignore"):
+            results = case.function(InNumPy, *arguments, **case.hypers)
+        results = results if isinstance(results, tuple) else (results,)
+        output, total = iter(outputs), 0
+        for kind, result in zip(case.outputs, results, strict=True):
+            if kind == "total":
+                totals[total] += np.broadcast_to(result, (count, 1)).sum()
+                total += 1
+            else:
+                shape_of = (count, size if kind == "array" else 1)
+                next(output).append(np.broadcast_to(result, shape_of).reshape(-1))
+    return [np.concatenate(output) if output else np.zeros(0) for output in outputs], totals
+
+
+def assert_close(case, shape, results, expected, dtype, text=""):
+    """Within the ulps of the case, half an ulp of what is stored, and what adding n numbers may cost.
+
+    n positive numbers added one by one in double err by n/2 ulp of a double at most.
+    """
+    (outputs, totals), (wanted, sums) = results, expected
+    rows, length, _ = shape
+    eps = torch.finfo(compute_dtype([dtype])).eps
+    for got, want in zip(outputs, wanted, strict=True):
+        value, want = got.double().numpy(), want.astype(np.float64)
+        assert (np.isfinite(value) == np.isfinite(want)).all(), text
+        odd = ~np.isfinite(want)
+        np.testing.assert_array_equal(value[odd], want[odd], text)
+        value, want = value[~odd], want[~odd]
+        magnitude, store = np.maximum(np.abs(want), case.floor), torch.finfo(got.dtype)
+        stored = store.eps / 2 * np.maximum(np.abs(want), store.smallest_normal)
+        allowed = (case.ulps * eps + length * 2.0**-53) * magnitude + stored
+        off = np.abs(value - want)
+        assert (off <= allowed).all(), (text, np.max(off - allowed))
+    for got, want in zip(totals, sums, strict=True):
+        np.testing.assert_allclose(got, np.float64(want), rtol=case.ulps * eps + rows * (length + 1) * 2.0**-53, atol=0)
+
+
+SMALL = [(3, length, max(0, length - 2)) for length in range(71)] + [(1, length, length) for length in range(0, 71, 7)]
+SMALL += [(0, 0, 0), (0, 5, 5), (1, 0, 0), (4, 0, 0), (5, 4, 0)]
+LARGE = [(1, 40_003, 40_003), (2, 20_000, 17), (5_000, 7, 7), (40_000, 1, 1), (40, 300, 299), (70_000, 0, 0)]
+
+
+@needs_compiler
+@every_dtype
+@every_case
+def test_formulas_agree_with_numpy_over_lengths_0_to_70(case, dtype):
+    for shape in SMALL:
+        columns = sample(case.kinds, shape, dtype)
+        results = compute(case, shape, columns, dtype)
+        assert_close(case, shape, results, reference(case, shape, columns), dtype, str(shape))
+
+
+@needs_compiler
+@every_dtype
+@every_case
+def test_formulas_agree_with_numpy_over_large_rows_and_many_rows(case, dtype):
+    for shape in LARGE:
+        columns = sample(case.kinds, shape, dtype)
+        results = compute(case, shape, columns, dtype)
+        assert_close(case, shape, results, reference(case, shape, columns), dtype, str(shape))
+
+
+@needs_compiler
+@every_case
+def test_the_number_of_threads_changes_no_bit(case, threads):
+    for shape in [(4, 3 * GRAIN, 100), (9 * GRAIN, 1, 1), (1_000, 333, 5), (200_000, 0, 0)]:
+        columns = sample(case.kinds, shape, torch.float32)
+        found = []
+        for number in (1, 2, 3, 8):
+            threads(number)
+            found.append(compute(case, shape, columns, torch.float32))
+        outputs, totals = found[0]
+        for others, other_totals in found[1:]:
+            assert other_totals == totals
+            assert all(torch.equal(a, b) for a, b in zip(outputs, others, strict=True))
+
+
+# ------------------------------------------------------------------------------------- the same on torch's operators
+
+
+@every_dtype
+@every_case
+def test_the_formula_on_tensors_gives_the_same_numbers(case, dtype):
+    for length in (1, 2, 7, 64):
+        shape = (5, length, length)
+        columns = sample(case.kinds, shape, dtype)
+        tensors = [
+            t.view(5, length if kind == "array" else 1).to(compute_dtype([dtype]))
+            for kind, t in zip(case.kinds, columns, strict=True)
+        ]
+        results = case.formula(tuple(tensors), tuple(case.hypers.values()))
+        wanted, sums = reference(case, shape, columns)
+        outputs, total, eps = iter(wanted), iter(sums), torch.finfo(compute_dtype([dtype])).eps
+        for kind, result in zip(case.outputs, results, strict=True):
+            if kind == "total":
+                got, want = np.float64(torch.as_tensor(result).expand(5, 1).double().sum()), np.float64(next(total))
+            else:
+                size = (5, length if kind == "array" else 1)
+                got = torch.as_tensor(result).expand(size).double().numpy().reshape(-1)
+                want = next(outputs).astype(np.float64)
+            # torch adds a row in its own dtype: n/2 ulp more. Its exp, tanh and division are as good as ours.
+            allowed = (case.ulps + length / 2 + 1) * eps * np.maximum(np.abs(want), case.floor)
+            assert (np.abs(got - want) <= allowed).all(), (length, np.max(np.abs(got - want)))
+
+
+def test_places_on_tensors_are_as_exact_as_the_row():
+    x = torch.rand(2, 7, dtype=torch.float64)
+    expected = x.numpy() * np.exp(-np.arange(7) / 3)
+    np.testing.assert_allclose((x * exp(-place(x) / 3)).numpy(), expected, rtol=1e-15)  # 4 roundings of 1.1e-16
+
+
+# ------------------------------------------------------------------------------------------------------- dtypes
+
+
+SCALAR_DTYPES = [*DTYPES, torch.int64, torch.uint8]
+
+
+@needs_compiler
+@pytest.mark.parametrize("scalar", SCALAR_DTYPES, ids=str)
+@pytest.mark.parametrize("array", SCALAR_DTYPES, ids=str)
+def test_columns_of_every_dtype_go_together(array, scalar):
+    """Small integers, which all of them hold exactly: every result is exact."""
+
+    def formula(x, s):
+        return x + s, 2 * s + 1, row_sum(x * s), row_max(x) - s, row_sum(x * s)
+
+    outputs = ("array", "scalar", "scalar", "scalar", "total")
+    formula = Formula(formula, ("array", "scalar"), tuple(range(2, 7)), outputs=outputs)
+    x, s = torch.arange(21).reshape(3, 7) % 5 + 3, torch.tensor([1, 0, 3])
+    columns = [(x.to(array), 7), (s.to(scalar), 1), (torch.empty(3, 7, dtype=array), 7)]
+    columns += [(torch.empty(3, dtype=dtype), 1) for dtype in (scalar, scalar, scalar)]
+    totals = launch(formula, (3, 7, 7), columns)
+    expected = [x + s[:, None], 2 * s + 1, (x * s[:, None]).sum(1), x.amax(1) - s]
+    for (got, _), want in zip(columns[2:], expected, strict=True):
+        assert got.tolist() == want.tolist()
+    assert list(totals) == [(x * s[:, None]).sum().item()]
+
+
+@needs_compiler
+def test_a_label_of_any_size_is_compared_exactly():
+    """Scalar columns are read in double: integers up to 2^53, and the places of a row up to 2^24 in float32."""
+    formula = Formula(
+        lambda x, t: (where(place(x) == t, 1.0, 0.0), where(t == 2.0**40 + 1, 1.0, 0.0)),
+        ("array", "scalar"),
+        (2, 3),
+        outputs=("array", "scalar"),
+    )
+    labels = torch.tensor([0, 4, -1, 2**40 + 1, 2**40, 5, -(2**63)])
+    x, hot, big = torch.zeros(7, 5), torch.empty(7, 5), torch.empty(7)
+    launch(formula, (7, 5, 5), [(x, 5), (labels, 1), (hot, 5), (big, 1)])
+    assert hot.nonzero().tolist() == [[0, 0], [1, 4]]
+    assert big.tolist() == [0, 0, 0, 1, 0, 0, 0]
+
+
+@needs_compiler
+def test_a_long_row_knows_its_places():
+    length = 2**24  # as far as a float32 counts
+    formula = Formula(lambda x, t: row_sum(where(place(x) == t, x, 0.0)), ("array", "scalar"), (2,), outputs=("total",))
+    x = torch.zeros(length, dtype=torch.uint8)
+    x[-1], x[-2] = 5, 7
+    for k in (1, 2):
+        totals = launch(formula, (1, length, length), [(x, length), (torch.tensor([length - k]), 1)])
+        assert list(totals) == [x[-k]]
+
+
+@needs_compiler
+def test_half_types_are_computed_in_float32_and_rounded_once():
+    x = torch.tensor([[1.0, 2.0**-9], [1.0, 2.0**-9]], dtype=torch.bfloat16)  # 1 + 2^-9 is no bfloat16
+    formula = Formula(lambda x: (row_sum(x) - 1, row_sum(x)), ("array",), (1, 2), outputs=("scalar", "total"))
+    y = torch.empty(2, dtype=torch.bfloat16)
+    totals = launch(formula, (2, 2, 2), [(x, 2), (y, 1)])
+    assert y.tolist() == [2.0**-9] * 2
+    assert list(totals) == [2 + 2.0**-8]
+
+
+def test_the_row_engine_holds_labels_and_bytes():
+    assert set(ROW_MEMORY) == set(SCALAR_DTYPES)
+
+
+# ------------------------------------------------------------------------------------------------------- totals
+
+
+TOTAL = Formula(lambda x: row_sum(x), ("array",), (1,), outputs=("total",))
+TOTAL_OF_SCALARS = Formula(lambda s: (s, 1.0), ("scalar",), (1, 2), outputs=("total", "total"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [1, 3, 784, GRAIN, 10**7])
+def test_totals_are_added_in_double(length):
+    """10^7 equal numbers: one by one, float32 would be 10 % off, and pairwise 1e-7."""
+    count, value = 10**7, torch.tensor(0.1).item()
+    x = torch.full((count,), value)
+    rows = -(-count // length)
+    (total,) = launch(TOTAL, (rows, length, count - (rows - 1) * length), [(x, length)])
+    # Each of count additions errs by 2^-53 at most, in one direction for equal numbers in the worst case; blocks of
+    # GRAIN numbers, added up in blocks, bring that down to GRAIN + count / GRAIN additions.
+    assert abs(total / (count * value) - 1) <= (max(GRAIN, length) + count / GRAIN) * 2.0**-53
+
+
+@needs_compiler
+def test_totals_of_scalars_and_of_constants():
+    count = 1_000_003
+    s = torch.full((count,), 0.1)
+    total, ones = launch(TOTAL_OF_SCALARS, (count, 0, 0), [(s, 1)])
+    assert ones == count
+    assert abs(total / (count * s[0].double().item()) - 1) <= (GRAIN + count / GRAIN) * 2.0**-53
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(7, GRAIN, 3), (100_000, 5, 2), (2, 10**6, 10**6), (300_000, 1, 1), (65, 512, 511)])
+def test_totals_do_not_depend_on_the_number_of_threads(shape, threads):
+    """Bit for bit, over numbers of all magnitudes, whose sum depends on every change of order."""
+    (x,) = sample(("array",), shape, torch.float32)
+    x = torch.exp((x - 1.25) * 60) * torch.where(x > 1.2, 1.0, -1.0)
+    found = set()
+    for number in (1, 2, 3, 4, 7, 16):
+        threads(number)
+        found |= {launch(TOTAL, shape, [(x, shape[1])])[0] for _ in range(3)}
+    assert len(found) == 1
+
+
+@needs_compiler
+def test_no_rows_have_the_total_0():
+    assert list(launch(TOTAL, (0, 7, 7), [(torch.empty(0), 7)])) == [0.0]
+
+
+@needs_compiler
+def test_rows_of_no_elements():
+    outputs = ("scalar", "scalar", "total")
+    formula = Formula(lambda x: (row_sum(x), row_max(x), row_sum(x)), ("array",), (1, 2, 3), outputs=outputs)
+    sums, largest = torch.empty(3), torch.empty(3)
+    totals = launch(formula, (3, 0, 0), [(torch.empty(0), 0), (sums, 1), (largest, 1)])
+    assert (sums.tolist(), largest.tolist(), list(totals)) == ([0] * 3, [-INF] * 3, [0])
+
+
+# ------------------------------------------------------------------------------------------------------- layouts
+
+
+CENTER = Case("center", lambda f, x, y: (x - f.row_max(x * y), f.row_sum(x * y)), "aa", "as", 1)
+
+
+@needs_compiler
+@every_dtype
+def test_one_row_serves_all_rows(dtype):
+    x, w = sample(("array", "array"), (6, 9, 9), dtype)
+    out, sums = torch.empty(6, 9, dtype=dtype), torch.empty(6, dtype=scalar_dtype(dtype))
+    launch(CENTER.formula, (6, 9, 9), [(x, 9), (w[:9], 0), (out, 9), (sums, 1)])
+    expected = compute(CENTER, (6, 9, 9), [x, w[:9].repeat(6)], dtype)[0]
+    assert torch.equal(out.view(-1), expected[0])
+    assert torch.equal(sums, expected[1])
+
+
+@needs_compiler
+def test_one_scalar_serves_all_rows():
+    formula = Formula(lambda x, s: (x * s, s), ("array", "scalar"), (2, 3), outputs=("array", "total"))
+    x, out = torch.rand(5, 3), torch.empty(5, 3)
+    totals = launch(formula, (5, 3, 3), [(x, 3), (torch.tensor([2.5]), 0), (out, 3)])
+    assert torch.equal(out, x * 2.5)
+    assert list(totals) == [12.5]
+
+
+@needs_compiler
+@every_dtype
+@pytest.mark.parametrize("distance", [9, 10, 40, -9, -13])
+def test_rows_may_lie_apart_and_backwards(distance, dtype):
+    """The distance of the rows is anything, in elements; between them nothing is written."""
+    rows, length, last = 5, 9, 4
+    x, y = sample(("array", "array"), (rows, length, length), dtype)
+    begin = 0 if distance > 0 else -distance * (rows - 1)
+    whole, wide = guarded(abs(distance) * rows + length, dtype)
+    many_sums = torch.full((3 * rows,), 77, dtype=scalar_dtype(dtype))
+    spread = torch.full_like(wide, NAN)
+    starts = [begin + i * distance for i in range(rows)]
+    for i, start in enumerate(starts):
+        spread[start : start + length] = x[i * length : (i + 1) * length]
+    columns = [(spread[begin:], distance), (y, length), (wide[begin:], distance), (many_sums, 3)]
+    launch(CENTER.formula, (rows, length, last), columns)
+    expected, sums = compute(CENTER, (rows, length, last), [x, y], dtype)[0]
+    written = torch.zeros_like(wide, dtype=torch.bool)
+    for i, start in enumerate(starts):
+        n = last if i == rows - 1 else length
+        assert torch.equal(wide[start : start + n], expected[i * length : i * length + n])
+        written[start : start + n] = True
+    assert (wide[~written] == 77).all()
+    assert (whole[:GUARD] == 77).all()
+    assert (whole[-GUARD:] == 77).all()
+    assert torch.equal(many_sums[::3], sums)
+    assert (many_sums.view(rows, 3)[:, 1:] == 77).all()
+
+
+@needs_compiler
+@every_dtype
+def test_a_result_may_overwrite_its_own_argument(dtype):
+    formula = Formula(partial(softmax, vocabulary), ("array",), (0,))
+    case = NAMED["softmax"]
+    for shape in [(3, 5, 2), (2, 300, 300)]:
+        (x,) = sample(("array",), shape, dtype)
+        (expected,), _ = compute(case, shape, [x], dtype)
+        launch(formula, shape, [(x, shape[1])])
+        assert torch.equal(x, expected)
+
+
+@needs_compiler
+def test_a_scalar_may_overwrite_itself():
+    formula = Formula(lambda s, x: (s + row_sum(x), x - s), ("scalar", "array"), (0, 1))
+    s, x = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    launch(formula, (2, 2, 2), [(s, 1), (x, 2)])
+    assert s.tolist() == [4.0, 9.0]
+    assert x.tolist() == [[0.0, 1.0], [1.0, 2.0]]
+
+
+@needs_compiler
+def test_a_result_that_comes_early_does_not_change_what_later_loops_read():
+    """The first result is there before the sum, the second one after it: both are of the argument as it was."""
+    formula = Formula(lambda x: (2 * x, x - row_sum(x)), ("array",), (0, 1))
+    x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.empty(2, 2)
+    launch(formula, (2, 2, 2), [(x, 2), (y, 2)])
+    assert x.tolist() == [[2.0, 4.0], [6.0, 8.0]]
+    assert y.tolist() == [[-2.0, -1.0], [-4.0, -3.0]]
+
+
+# ------------------------------------------------------------------------------------------------- interleaved columns
+
+
+def winner_of(k):
+    def formula(*pieces):
+        y, index = pieces[0], 0 * pieces[0]
+        for number, x in enumerate(pieces[1:], 1):
+            index, y = where(x > y, float(number), index), where(x > y, x, y)
+        return y, index, row_sum(y)
+
+    outputs = ("array", "array", "scalar")
+    return Formula(formula, ("array",) * k, (k, k + 1, k + 2), name=f"winner of {k}", outputs=outputs)
+
+
+def routed_to(k):
+    def formula(g, index, s):
+        return (s, *(where(index == number, g * s, 0.0) for number in range(k)))
+
+    outputs = ("scalar", *["array"] * k)
+    columns = ("array", "array", "scalar")
+    return Formula(formula, columns, tuple(range(3, 4 + k)), name=f"routed to {k}", outputs=outputs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("k", range(1, 10))
+def test_interleaved_columns_as_inputs_and_as_outputs(k, dtype):
+    """k columns that lie in one, a, b, c, a, b, c, ...: at the beginning for reading, at the end for writing."""
+    value, slope = winner_of(k), routed_to(k)
+    for rows, length, last in [(1, 1, 1), (1, 70, 70), (3, 5, 2), (2, 33, 33), (4, 200, 0), (2, GRAIN, 11)]:
+        count = (rows - 1) * length + last
+        x = torch.randint(-9, 9, (count, k), generator=torch.Generator().manual_seed(k)).to(dtype)
+        y, index, sums = torch.empty(count, dtype=dtype), torch.empty(count, dtype=torch.uint8), torch.empty(rows)
+        columns = [(x, length * k), (y, length), (index, length), (sums, 1)]
+        launch(value, (rows, length, last), columns, interleaved=range(k))
+        expected, where_it_is = x.double().max(1)
+        assert torch.equal(y, expected.to(dtype))
+        assert torch.equal(index.long(), where_it_is)  # the first of equal ones
+        parts = [expected[i * length : (i + 1) * length].sum().item() for i in range(rows)]
+        assert sums.tolist() == parts
+
+        g, s = torch.arange(1, count + 1).remainder(50).to(dtype), torch.full((rows,), 2.0)
+        whole, dx = guarded(count * k, dtype)
+        columns = [(g, length), (index, length), (s, 1), (torch.empty(rows), 1), (dx, length * k)]
+        launch(slope, (rows, length, last), columns, interleaved=range(4, 4 + k))
+        assert torch.equal(dx.view(count, k), torch.nn.functional.one_hot(where_it_is, k) * (2 * g[:, None]))
+        assert (whole[:GUARD] == 77).all()
+        assert (whole[-GUARD:] == 77).all()
+
+
+@needs_compiler
+def test_interleaved_columns_are_reduced_each_by_itself():
+    k = 3
+
+    def apart(a, b, c):
+        return row_sum(a), row_max(b), row_sum(place(c) * c)
+
+    formula = Formula(apart, ("array",) * k, (3, 4, 5), outputs=("scalar",) * k)
+    x = torch.arange(24.0).reshape(2, 4, k)
+    results = [torch.empty(2) for _ in range(k)]
+    launch(formula, (2, 4, 4), [(x, 12), *((r, 1) for r in results)], interleaved=range(k))
+    assert results[0].tolist() == x[..., 0].sum(1).tolist()
+    assert results[1].tolist() == x[..., 1].amax(1).tolist()
+    assert results[2].tolist() == (x[..., 2] * torch.arange(4)).sum(1).tolist()
+
+
+# ------------------------------------------------------------------------------------------------- costly values
+
+
+@needs_compiler
+@pytest.mark.parametrize("name, functions", [("softmax", ["exp"]), ("kept", ["exp", "tanh", "log1p"])])
+def test_a_costly_value_is_computed_once(name, functions, monkeypatch):
+    """In the C text its function is called as often as the one sum is added to: once, in each version of the loops."""
+    case, texts, load = NAMED[name], [], c_rows.load
+    monkeypatch.setattr(c_rows, "load", lambda source: texts.append(source) or load(source))
+    RowKernel(case.formula, (torch.float32,) * len(case.kinds + case.outputs))
+    (row,) = (text.partition("static void row(")[2].partition("\n}\n")[0] for text in texts)
+    assert {row.count(f"{function}_float(") for function in functions} == {row.count(" += ")}
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [63, 64, 65, 66, 1_000])
+def test_values_are_kept_for_rows_of_any_length(length):
+    """Few values are kept on the stack, many on the heap."""
+    for name in ("kept", "late", "attention"):
+        case, shape = NAMED[name], (70, length, length - 1)
+        columns = sample(case.kinds, shape, torch.float32)
+        results = compute(case, shape, columns, torch.float32)
+        assert_close(case, shape, results, reference(case, shape, columns), torch.float32)
+
+
+@needs_compiler
+def test_no_memory_for_the_rows():
+    """2^50 values cannot be kept. (There are no rows, so nothing else is touched.)"""
+    case = NAMED["softmax"]
+    with pytest.raises(MemoryError, match="no memory for the rows of a kernel"):
+        launch(case.formula, (0, 2**50, 2**50), [(torch.empty(0), 0), (torch.empty(0), 0)])
+
+
+# ------------------------------------------------------------------------------------------------- special values
+
+
+LARGEST = Formula(
+    lambda x: (row_max(x), row_sum(x), x - row_max(x)), ("array",), (1, 2, 3), outputs=("scalar", "scalar", "array")
+)
+ROWS_OF_VALUES = [
+    [1.0, 3.0, 2.0],
+    [-INF, -5.0, -INF],
+    [-INF, -INF, -INF],
+    [INF, 1.0, -INF],
+    [INF, INF, 0.0],
+    [NAN, 1.0, 2.0],
+    [1.0, 2.0, NAN],
+    [NAN, INF, -INF],
+    [NAN, NAN, NAN],
+    [-0.0, -0.0, -0.0],
+]
+
+
+@needs_compiler
+@every_dtype
+@pytest.mark.parametrize("position", [0, 1, 7, 15, 16, 63, 64, 99])
+def test_special_values_in_a_row(dtype, position):
+    """NaN wins, wherever in the vectors or their remainder it stands, and stays in its row."""
+    values = torch.tensor(ROWS_OF_VALUES, dtype=dtype)
+    rows = torch.full((len(values), 102), -INF, dtype=dtype)
+    rows[:, position : position + 3] = values
+    rows[-1] = -0.0
+    largest, sums, shifted = torch.empty(len(rows)), torch.empty(len(rows)), torch.empty_like(rows)
+    launch(LARGEST, (len(rows), 102, 102), [(rows, 102), (largest, 1), (sums, 1), (shifted, 102)])
+    wanted = rows.float().amax(1)
+    assert torch.equal(largest.isnan(), wanted.isnan())
+    assert largest[~wanted.isnan()].tolist() == wanted[~wanted.isnan()].tolist()
+    torch.testing.assert_close(sums, rows.float().sum(1), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(shifted, (rows.float() - wanted[:, None]).to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@needs_compiler
+def test_nan_in_one_row_is_in_the_total_and_in_no_other_row():
+    outputs = ("array", "total", "total")
+    formula = Formula(lambda x: (softmax(vocabulary, x), row_sum(x), 1.0), ("array",), (1, 2, 3), outputs=outputs)
+    x = torch.rand(500, 70)
+    x[123, 45] = NAN
+    y = torch.empty_like(x)
+    total, ones = launch(formula, (500, 70, 70), [(x, 70), (y, 70)])
+    assert math.isnan(total)
+    assert ones == 500
+    assert y.isnan().any(1).nonzero().tolist() == [[123]]
+
+
+@needs_compiler
+def test_the_largest_of_extreme_numbers():
+    formula = Formula(lambda x: (row_max(x), row_sum(x)), ("array",), (1, 2), outputs=("scalar", "total"))
+    for dtype in (torch.float32, torch.float64):
+        info = torch.finfo(dtype)
+        tiny = info.smallest_normal / 2
+        x = torch.tensor([[-info.max, -info.max], [tiny, -info.max], [info.max, info.max]], dtype=dtype)
+        largest = torch.empty(3, dtype=dtype)
+        totals = launch(formula, (3, 2, 2), [(x, 2), (largest, 1)])
+        assert largest.tolist() == [-info.max, tiny, info.max]
+        # In float32 a sum beyond the range of the dtype is still a double.
+        assert totals[0] == pytest.approx(-info.max) if dtype is torch.float32 else not math.isfinite(totals[0])
+
+
+# ------------------------------------------------------------------------------------------------------- mistakes
+
+
+def traced(function, columns="a", outputs="a", hypers=()):
+    stores = tuple(range(len(columns), len(columns) + len(outputs)))
+    kinds = tuple(KINDS[letter] for letter in columns)
+    return trace(Formula(function, kinds, stores, hypers, "Rule", outputs=tuple(KINDS[letter] for letter in outputs)))
+
+
+MISTAKES = [
+    (lambda x, s, lr: x * row_sum(s), "row_sum needs what differs from element to element"),
+    (lambda x, s, lr: x * row_max(s), "row_max needs what differs from element to element"),
+    (lambda x, s, lr: x * place(s), "place needs what differs from element to element"),
+    (lambda x, s, lr: x * row_sum(lr), "row_sum needs what differs from element to element"),
+    (lambda x, s, lr: x * row_sum(row_sum(x)), "row_sum needs what differs from element to element"),
+    (lambda x, s, lr: x * place(row_max(x)), "place needs what differs from element to element"),
+    (lambda x, s, lr: x * row_sum(1.0), "row_sum needs what differs from element to element"),
+    (lambda x, s, lr: x * row_max(2), "row_max needs what differs from element to element"),
+    (lambda x, s, lr: x * place(0.5), "place needs what differs from element to element"),
+    (lambda x, s, lr: x * row_sum(x > s), r"a comparison goes into where\(...\) or is multiplied, it has no 'row_sum'"),
+    (lambda x, s, lr: x if row_sum(x) > 0 else s, r"cannot branch on values .* write where\(condition, a, b\)"),
+    (lambda x, s, lr: (x, row_sum(x)), "the formula must return 1 results, got 2"),
+    (lambda x, s, lr: x + torch.ones(3), "a formula cannot use a tensor from outside; pass it as an argument"),
+]
+
+
+@pytest.mark.parametrize("function, text", MISTAKES, ids=range(len(MISTAKES)))
+def test_what_cannot_be_a_formula_of_rows_says_so(function, text):
+    with pytest.raises(FormulaError, match=f"^Rule: .*{text}"):
+        traced(function, "as", "a", ("lr",))
+
+
+@pytest.mark.parametrize("output", ["s", "t"])
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: x - row_max(x), place], ids=["x", "shift", "place"])
+def test_one_number_a_row_is_needed_where_one_is_stored(function, output):
+    with pytest.raises(FormulaError, match=r"^Rule: .* must be one number an item, got one an element"):
+        traced(function, "a", output)
+
+
+ROW_FORMULAS = {
+    "row_sum": lambda p, g: (p - g / row_sum(g),),
+    "row_max": lambda p, g: (p - row_max(g),),
+    "place": lambda p, g: (p - g * place(g),),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("operation", ROW_FORMULAS)
+def test_an_optimizer_has_no_rows_on_the_c_engine(operation):
+    """A parameter is one run of memory there; the error names rule and operation."""
+    formula = Formula(ROW_FORMULAS[operation], ("array", "array"), (0,), name="Rule")
+    p, g = torch.ones(2, 3), torch.ones(2, 3)
+    with pytest.raises(FormulaError, match=f"^Rule: the C engine does not know '{operation}'"):
+        CLaunch(formula)([[p], [g]], ())
+    assert p.tolist() == torch.ones(2, 3).tolist()
+
+
+@pytest.mark.parametrize("operation", ROW_FORMULAS)
+def test_an_optimizer_has_no_rows_on_the_foreach_engine(operation):
+    formula = Formula(ROW_FORMULAS[operation], ("array", "array"), (0,), name="Rule")
+    with pytest.raises(FormulaError, match=f"^Rule: .*{operation}"):
+        foreach(formula, [[torch.ones(2, 3)], [torch.ones(2, 3)]], ())
+
+
+def test_a_kernel_that_could_not_be_built_says_so_again_without_trying(monkeypatch):
+    tries = []
+
+    def fail(source):
+        tries.append(source)
+        raise EngineUnavailable("no compiler here")
+
+    monkeypatch.setattr(c_rows, "load", fail)
+    formula = Formula(lambda x: row_sum(x), ("array",), (1,), outputs=("scalar",))
+    for _ in range(3):
+        with pytest.raises(EngineUnavailable, match=r"^no compiler here$"):
+            row_kernel(formula, (torch.float32, torch.float32))
+    assert len(tries) == 1
+
+
+@needs_compiler
+def test_a_kernel_is_built_once_for_its_dtypes_and_columns():
+    formula = Formula(lambda a, b: a + b, ("array", "array"), (2,))
+    dtypes = (torch.float32,) * 3
+    assert row_kernel(formula, dtypes) is row_kernel(formula, dtypes, range(0))
+    assert row_kernel(formula, dtypes) is not row_kernel(formula, dtypes, range(2))
+    assert row_kernel(formula, dtypes) is not row_kernel(formula, (torch.float64,) * 3)
+
+
+# ------------------------------------------------------------------------------------------------------- at once
+
+
+@needs_compiler
+def test_several_python_threads_at_once():
+    """The kernel has no state: each call finds its own rows."""
+    case, wrong = NAMED["kept"], []
+    columns = [sample(case.kinds, (300, 100, 7), torch.float32, seed) for seed in range(4)]
+    expected = [compute(case, (300, 100, 7), each, torch.float32) for each in columns]
+
+    def work(number):
+        for _ in range(30):
+            outputs, _ = compute(case, (300, 100, 7), columns[number], torch.float32)
+            if not all(map(torch.equal, outputs, expected[number][0])):
+                wrong.append(number)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+# ------------------------------------------------------------------------------------------------------- any shape
+
+
+@needs_compiler
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(["softmax", "moments", "kept", "attention", "scalars"]),
+    dtype=st.sampled_from(DTYPES),
+    rows=st.integers(0, 40),
+    length=st.integers(0, 200),
+    cut=st.integers(0, 200),
+    seed=st.integers(0, 9),
+)
+def test_any_shape(name, dtype, rows, length, cut, seed):
+    case = NAMED[name]
+    shape = (rows, length, max(0, length - cut))
+    columns = sample(case.kinds, shape, dtype, seed)
+    assert_close(case, shape, compute(case, shape, columns, dtype), reference(case, shape, columns), dtype)
+
+
+@needs_compiler
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    length=st.integers(1, 90),
+    gaps=st.lists(st.integers(0, 9), min_size=3, max_size=3),
+    offset=st.integers(0, 7),
+    alike=st.booleans(),
+)
+def test_any_layout(rows, length, gaps, offset, alike):
+    """Rows at any distance and from any address on: the same bits as rows that lie together."""
+    x, y = sample(("array", "array"), (rows, length, length), torch.float32)
+    y = y[:length].repeat(rows) if alike else y
+    expected, sums = compute(CENTER, (rows, length, length), [x, y], torch.float32)[0]
+    spread = []
+    for values, gap in zip((x, y, torch.zeros_like(x)), gaps, strict=True):
+        wide = torch.full((offset + rows * (length + gap),), NAN)
+        view = wide[offset:].view(rows, length + gap)
+        view[:, :length] = values.view(rows, length)
+        spread.append((wide[offset:], length + gap, view[:, :length]))
+    columns = [(wide, 0 if alike and number == 1 else stride) for number, (wide, stride, _) in enumerate(spread)]
+    found = torch.empty(rows)
+    launch(CENTER.formula, (rows, length, length), [*columns, (found, 1)])
+    assert torch.equal(spread[2][2].reshape(-1), expected)
+    assert torch.equal(found, sums)
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(width=32, allow_subnormal=True), min_size=1, max_size=100),
+    length=st.integers(1, 20),
+)
+def test_any_values(values, length):
+    """The largest is exact and the sum is that of doubles, over any floats, infinite and NaN among them."""
+    rows = -(-len(values) // length)
+    last = len(values) - (rows - 1) * length
+    formula, x = ANY, torch.tensor(values)
+    largest, sums = torch.empty(rows), torch.empty(rows, dtype=torch.float64)
+    launch(formula, (rows, length, last), [(x, length), (largest, 1), (sums, 1)])
+    for i in range(rows):
+        row = x[i * length : (i + 1) * length].double()
+        torch.testing.assert_close(largest[i].double(), row.amax(), rtol=0, atol=0, equal_nan=True)
+        scale = row.abs().sum().item()
+        allowed = scale * len(row) * 2.0**-53 if math.isfinite(scale) else 0
+        torch.testing.assert_close(sums[i], row.sum(), rtol=0, atol=allowed, equal_nan=True)
+
+
+ANY = Formula(lambda x: (row_max(x), row_sum(x)), ("array",), (1, 2), outputs=("scalar", "scalar"))
+
+
+def test_the_logarithm_of_a_sum_of_exponentials_on_numbers_of_any_size():
+    """What the chain of a maximum and a sum is for: nothing overflows, and far from 0 nothing is lost."""
+    x = torch.tensor([[1e4, 1e4 + 1, 1e4 + 2], [-1e4, -1e4, -1e4]], dtype=torch.float64)
+    m = row_max(x)
+    value = m + log(row_sum(exp(x - m)))
+    np.testing.assert_allclose(value.numpy()[:, 0] - [1e4, -1e4], [2.4076059644443806, math.log(3)], rtol=1e-12)

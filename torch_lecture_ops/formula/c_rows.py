@@ -1,0 +1,267 @@
+"""Formulas with reductions over rows, on the C engine: a loop over each row for every reduction and one for the rest.
+
+A row of a matrix plays the part of an item: `scalar` columns hold one number a row, and what is reduced over a row is
+`uniform` afterwards, the same for all its elements. Softmax becomes three loops: the maximum; the exponentials, which
+are kept, and their sum; the quotients.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+
+from .c_compiler import EngineUnavailable, load
+from .c_engine import GRAIN, threads_for
+from .c_source import MEMORY, Writer, prelude
+from .trace import LEAVES, REDUCTIONS, Formula, Node, trace
+
+# A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
+ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
+
+COSTLY = frozenset(("exp", "expm1", "log", "log1p", "tanh", "pow"))  # dearer than storing a value and loading it again
+
+_RUN = """
+// Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
+// their number, their length, that of the last one, the threads to use and, for each column, its address and stride.
+// Totals are added up block by block, so that they do not depend on the number of threads.
+static int blocks(const int64_t *table, const double *hyper, double *sums, int64_t size, int64_t from, int64_t to) {{
+    const int64_t rows = table[0], length = table[1], last = table[2];
+    {real} small[KEPT * SMALL + 1], *kept = small;
+    if (KEPT && length > SMALL && !(kept = malloc(KEPT * length * sizeof({real})))) return 1;
+    for (int64_t b = from; b < to; b++) {{
+        double total[TOTALS + 1] = {{0}};
+        int64_t end = (b + 1) * size < rows ? (b + 1) * size : rows;
+        for (int64_t i = b * size; i < end; i++)
+            row(table + 4, hyper, i, i + 1 == rows ? last : length, length, kept, total);
+        memcpy(sums + b * TOTALS, total, TOTALS * sizeof(double));
+    }}
+    if (kept != small) free(kept);
+    return 0;
+}}
+
+// The totals are put behind the hypers.
+int run(const int64_t *table, double *hyper) {{
+    int64_t rows = table[0], length = table[1], threads = table[3];
+    int64_t size = length < GRAIN ? GRAIN / (length + 1) : 1, count = (rows + size - 1) / size;
+    double few[SMALL], *sums = few, *totals = hyper + HYPERS;
+    if (count * TOTALS > SMALL && !(sums = malloc(count * TOTALS * sizeof(double)))) return 1;
+    int failed = 0;
+    if (threads <= 1) failed = blocks(table, hyper, sums, size, 0, count);
+    else {{
+        #pragma omp parallel num_threads(threads) reduction(|:failed)
+        {{
+            int64_t k = omp_get_thread_num(), n = omp_get_num_threads();
+            failed = blocks(table, hyper, sums, size, count * k / n, count * (k + 1) / n);
+        }}
+    }}
+    for (int64_t k = 0; k < TOTALS; k++) totals[k] = 0;
+    for (int64_t b = 0; b < count; b++)
+        for (int64_t k = 0; k < TOTALS; k++) totals[k] += sums[b * TOTALS + k];
+    if (sums != few) free(sums);
+    return failed;
+}}
+"""
+
+
+class RowKernel:
+    """A formula compiled for rows with columns of certain dtypes. Knows addresses, no tensors.
+
+    Arguments:
+        formula: what to compute, with a column for each argument and after them one for each fresh output.
+        dtypes: of the columns in memory; totals are double and have none.
+        interleaved: the numbers of columns whose elements lie in one memory by turns: a, b, a, b, ...
+    """
+
+    def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
+        writer = _RowWriter(formula, dtypes, interleaved)
+        self._run = load(writer.source()).run
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        self._hypers, self._zeros = len(formula.hypers), (0.0,) * writer.totals
+
+    def __call__(self, shape: tuple[int, int, int], places: Sequence[int], hypers: Sequence[float]) -> array[float]:
+        """Run over the rows; the totals.
+
+        Arguments:
+            shape: the number of rows, the length of all but the last, the length of the last.
+            places: address and distance of the rows in elements, for each column in memory.
+            hypers: the numbers of the formula.
+        """
+        numbers = array("d", (*hypers, *self._zeros))
+        # In tables, since each argument of a C function costs as much time as all of a table.
+        table = array("q", (*shape, threads_for(shape[0] * shape[1]), *places))
+        if self._run(table.buffer_info()[0], numbers.buffer_info()[0]):
+            raise MemoryError("no memory for the rows of a kernel")
+        return numbers[self._hypers :]
+
+
+@cache
+def _row_kernel_or_reason(
+    formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range
+) -> RowKernel | EngineUnavailable:
+    try:
+        return RowKernel(formula, dtypes, interleaved)
+    except EngineUnavailable as reason:
+        return reason
+
+
+def row_kernel(formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> RowKernel:
+    """The kernel of a formula, built once a process; what failed once raises the same EngineUnavailable again."""
+    found = _row_kernel_or_reason(formula, dtypes, interleaved)
+    if isinstance(found, EngineUnavailable):
+        raise EngineUnavailable(*found.args)
+    return found
+
+
+class _RowWriter(Writer):
+    memory = ROW_MEMORY
+
+    def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range) -> None:
+        super().__init__(trace(formula), dtypes)
+        self.interleaved = interleaved
+        self.totals = sum(kind == "total" for kind in formula.outputs)
+        self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
+        self.available = self._availability()  # of each line: the first loop in which it can be computed
+        self.last = max(self.available, default=0)  # of the loops
+        self.kept: list[int] = []  # lines that one loop stores and a later one loads
+
+    def _availability(self) -> list[int]:
+        loops: list[int] = []
+        for node in self.nodes:
+            earlier = [loops[k] for k in node.operands] if node.operation not in LEAVES else []
+            loops.append(max(earlier, default=0) + (node.operation in REDUCTIONS))
+        return loops
+
+    def source(self) -> str:
+        row = self._row()
+        run = _RUN.format(real=self.real)
+        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, HYPERS = {len(self.formula.hypers)} }};\n"
+        sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {len(self.kept)}, LANES = 16 }};"
+        return "\n".join([prelude(), "#include <omp.h>", sizes, row, run])
+
+    def _row(self) -> str:
+        lines = []
+        for place, column in enumerate(self.bases):
+            c_type = self.memory[self.dtypes[column]][0]
+            lines.append(
+                f"{c_type} *restrict c{column} = ({c_type} *)column[{2 * place}] + i * column[{2 * place + 1}];"
+            )
+            if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
+                lines.append(f"const double s{column} = {self._load(column, '0')};")
+        # A short row is one vector with some lanes switched off; element by element it would take twice the time.
+        lines.append("const int64_t whole = n < LANES ? 0 : n;")
+        for loop in range(self.last + 1):
+            for number, node in enumerate(self.nodes):
+                if node.uniform and self.available[number] == loop and node.operation not in REDUCTIONS:
+                    lines.append(f"const double n{number} = {self._uniform(node)};")
+            lines += self._loop(loop)
+        total = 0
+        for column, result in zip(self.formula.stores, self.program.results, strict=True):
+            if self.formula.kind(column) == "scalar":
+                lines.append(self._store(column, f"n{result}", "0")[0])
+            elif self.formula.kind(column) == "total":
+                lines.append(f"total[{total}] += n{result};")
+                total += 1
+        head = (
+            "static void row(const int64_t *column, const double *hyper, int64_t i, int64_t n, "
+            f"int64_t length, {self.real} *restrict kept, double *restrict total) {{"
+        )
+        return "\n".join([head, *("    " + line for line in lines), "}\n"])
+
+    def _loop(self, loop: int) -> list[str]:
+        """The loop in which reductions and results are computed that cannot come earlier."""
+        reductions = [
+            number
+            for number, node in enumerate(self.nodes)
+            if node.operation in REDUCTIONS and self.available[number] == loop + 1
+        ]
+        stored = [
+            (column, result)
+            for column, result in zip(self.formula.stores, self.program.results, strict=True)
+            if self.formula.kind(column) == "array" and self._stored_in(column, result) == loop
+        ]
+        roots = [self.nodes[number].operands[0] for number in reductions] + [result for _, result in stored]
+        if not roots:
+            return []
+        seen = len(self.table)
+        body = [*self._lines(roots, loop)]
+        before, clauses, after = [], "", []
+        for number in reductions:
+            x = self._operand(self.nodes[number].operands[0])
+            if self.nodes[number].operation == "row_sum":
+                before.append(f"double r{number} = 0;")
+                clauses += f" reduction(+:r{number})"
+                body.append(f"r{number} += {x};")
+                after.append(f"const double n{number} = r{number};")
+            else:
+                before.append(f"{self.real} r{number} = -INFINITY; int bad{number} = 0;")
+                clauses += f" reduction(max:r{number}) reduction(|:bad{number})"
+                body.append(f"r{number} = {x} > r{number} ? {x} : r{number}; bad{number} |= {x} != {x};")
+                after.append(f"const double n{number} = bad{number} ? NAN : r{number};")
+        for column, result in stored:
+            body += self._store(column, self._operand(result))
+        uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
+        simd, body = f"#pragma omp simd{clauses}", ["    " + line for line in body]
+        lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *body, "}"]
+        lines += [
+            "if (whole < n)",
+            simd,
+            "for (int64_t j = 0; j < LANES; j++) {",
+            "    if (j < n) {",
+            *body,
+            "    }",
+            "}",
+        ]
+        return [*uniforms, *before, *lines, *after]
+
+    def _stored_in(self, column: int, result: int) -> int:
+        """The loop that stores a result: at once, or last if it overwrites what loops between may still read."""
+        return self.last if column < len(self.formula.columns) else self.available[result]
+
+    def _lines(self, roots: Sequence[int], loop: int) -> list[str]:
+        """What this loop computes for the roots, in the order of the program."""
+        needed: set[int] = set()
+        stack = list(roots)
+        while stack:
+            number = stack.pop()
+            node = self.nodes[number]
+            if number in needed or node.uniform:
+                continue
+            needed.add(number)
+            if node.operation not in LEAVES and node.operation != "place" and not self._is_kept(number, loop):
+                stack.extend(node.operands)
+        lines = []
+        for number in sorted(needed):
+            node, kept = self.nodes[number], self._is_kept(number, loop)
+            value = f"kept[{self.kept.index(number)} * length + j]" if kept else self._elementwise(node)
+            lines.append(f"const {self._c_type(node)} n{number} = {value};")
+            if not kept and self._is_needed_later(number, loop):
+                self.kept.append(number)
+                lines.append(f"kept[{len(self.kept) - 1} * length + j] = n{number};")
+        return lines
+
+    def _is_kept(self, number: int, loop: int) -> bool:
+        return number in self.kept and self.available[number] < loop
+
+    def _is_needed_later(self, number: int, loop: int) -> bool:
+        """A costly value of this loop on which a value that comes later depends, other than through a reduction."""
+        if self.nodes[number].operation not in COSTLY or number in self.kept:
+            return False
+        reached = {number}
+        for later in range(number + 1, len(self.nodes)):
+            node = self.nodes[later]
+            if node.operation not in LEAVES and not node.uniform and reached.intersection(node.operands):
+                reached.add(later)
+        return any(self.available[later] > loop for later in reached)
+
+    def _elementwise(self, node: Node) -> str:
+        return "j" if node.operation == "place" else super()._elementwise(node)
+
+    def _at(self, column: int, index: str) -> str:
+        if column not in self.interleaved:
+            return super()._at(column, index)
+        step, offset = len(self.interleaved), column - self.interleaved[0]
+        return f"c{self.interleaved[0]}[{index} * {step} + {offset}]"
