@@ -17,7 +17,7 @@ MODULES = [module.name for module in pkgutil.walk_packages(torch_lecture_ops.__p
 
 def test_readme():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)

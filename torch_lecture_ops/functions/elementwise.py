@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
+from torch.autograd.graph import increment_version
 
 from ..formula import MEMORY, PLAIN, EngineUnavailable, Formula, kernel, note_fallback, operand, threads_for
+from .operation import apply_of, forward_levels, has_memory, lying_as, twin
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 _is_compiling = torch.compiler.is_compiling
@@ -27,10 +28,10 @@ class Elementwise(Function):
 
         y = value(x)          dL/dx = dL/dy · slope          (backward: [upstream] × [local])
 
-    The argument of `slope` is named x or y: the function's input or its output, whichever is to be saved. The
-    Jacobian is diagonal, so the same slope gives backward and the forward-mode derivative. Where a product would be
-    wrong, because a slope of zero must stop even an infinite gradient, write `chain(g, y)` instead: the gradient that
-    comes out when g comes in.
+    The argument of `slope` is named x or y: the function's input or its output, whichever is to be saved (without an
+    argument, nothing is). The Jacobian is diagonal, so the same slope gives backward and the forward-mode derivative.
+    Where a product would be wrong, because a slope of zero must stop even an infinite gradient, write `chain(g, y)`
+    instead: the gradient that comes out when g comes in.
 
     Keyword-only arguments of `value` are numbers, the same for all elements; `slope` names those that it needs.
 
@@ -52,24 +53,33 @@ class Elementwise(Function):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        numbers_of_value = _numbers(cls.value)
+        numbers_of_value = numbers_of(cls.value)
         if "slope" in cls.__dict__:
             slope = cls.slope
-            cls.chain = staticmethod(lambda g, saved, **numbers: g * slope(saved, **numbers))
-            (kept,), numbers_of_slope = _arguments(slope), _numbers(slope)
+            cls.chain = staticmethod(lambda g, *saved, **numbers: g * slope(*saved, **numbers))
+            kept, numbers_of_slope = tensors_of(slope), numbers_of(slope)
         else:
-            (_, kept), numbers_of_slope = _arguments(cls.chain), _numbers(cls.chain)
-        if kept not in ("x", "y"):
-            raise TypeError(f"{cls.__name__}: the slope takes x (the input) or y (the output), got {kept!r}")
+            (_, *kept), numbers_of_slope = tensors_of(cls.chain), numbers_of(cls.chain)
+        if kept not in ([], ["x"], ["y"]):
+            raise TypeError(
+                f"{cls.__name__}: the slope takes x (the input) or y (the output), got {', '.join(map(repr, kept))}"
+            )
         if unknown := set(numbers_of_slope).difference(numbers_of_value):
             raise TypeError(f"{cls.__name__}: the slope asks for {unknown.pop()!r}, which the value does not have")
-        saves_input = kept == "x"
+        saves_input, saves_nothing = kept == ["x"], not kept
         value = _Evaluator(Formula(cls.value, ("array",), (1,), numbers_of_value, cls.__name__), cls.integers)
         chain = _Evaluator(
-            Formula(cls.chain, ("array", "array"), (2,), numbers_of_slope, f"{cls.__name__}'s slope"),
+            Formula(
+                cls.chain, ("array",) * (1 + len(kept)), (1 + len(kept),), numbers_of_slope, f"{cls.__name__}'s slope"
+            ),
             numbers=tuple(map(numbers_of_value.index, numbers_of_slope)),
         )
         nothing = (None,) * len(numbers_of_value)  # the gradients of the numbers
+
+        def operands(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+            """What chain is evaluated with."""
+            numbers = ctx.numbers if nothing else ()
+            return (g, numbers) if saves_nothing else (*ctx.saved_tensors, numbers, g)
 
         def forward(x: Tensor, *numbers: float) -> Tensor:
             if _transforms_active() or forward_ad._current_level >= 0:
@@ -77,60 +87,77 @@ class Elementwise(Function):
             return value.by_kernel(x, numbers)
 
         def backward(ctx: Any, g: Tensor) -> Any:
-            (saved,) = ctx.saved_tensors
-            numbers = ctx.numbers if nothing else ()
             if _is_grad_enabled() or _transforms_active() or forward_ad._current_level >= 0:
-                dx = chain.backward_on_tensors(saved, numbers, g)
+                dx = chain.backward_on_tensors(*operands(ctx, g))
             else:
-                dx = chain.by_kernel(saved, numbers, g)
+                dx = chain.by_kernel(*operands(ctx, g))
             return (dx, *nothing) if nothing else dx
 
         def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-            (saved,) = ctx.saved_tensors
-            return chain.on_tensors(saved, ctx.numbers, tangent)
+            return chain.on_tensors(*operands(ctx, tangent))
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            saved = inputs[0] if saves_input else output
+            saved = () if saves_nothing else (inputs[0] if saves_input else output,)
             ctx.numbers = inputs[1:]
-            ctx.save_for_backward(saved)
-            ctx.save_for_forward(saved)
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
         # Two twins without a jvp, whose one forward costs less than two methods: for the compiler, which refuses a
         # function with a jvp and cannot follow the way to a kernel, and for the plain call.
         def traced_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
             y = value.on_tensors(x, numbers)
             ctx.numbers = numbers
-            ctx.save_for_backward(x if saves_input else y)
+            if not saves_nothing:
+                ctx.save_for_backward(x if saves_input else y)
             return y
 
         def traced_backward(ctx: Any, g: Tensor) -> Any:
-            (saved,) = ctx.saved_tensors
-            dx = chain.backward_on_tensors(saved, ctx.numbers, g)
+            dx = chain.backward_on_tensors(*operands(ctx, g))
             return (dx, *nothing) if nothing else dx
 
         def plain_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
             y = value.by_kernel(x, numbers)
             if nothing:
                 ctx.numbers = numbers
-            ctx.save_for_backward(x if saves_input else y)
+            if not saves_nothing:
+                ctx.save_for_backward(x if saves_input else y)
             return y
 
-        def twin(forward: Any, backward: Any) -> Any:
-            methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-            return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+        def inplace_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
+            ctx.numbers = numbers
+            value.in_place(x, numbers)
+            ctx.mark_dirty(x)
+            if not saves_nothing:
+                ctx.save_for_backward(x)
+            return x
 
-        traced, plain = twin(traced_forward, traced_backward), twin(plain_forward, backward)
-        # Until torch 2.14, Function.apply is a slow Python method that serves transforms; below it lies the real one.
-        plain_apply = getattr(super(Function, plain), "apply", plain.apply)
+        traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
+        plain_apply, inplace_apply = apply_of(plain), apply_of(twin(cls, inplace_forward, backward))
 
         def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
             if inplace:
-                return x.copy_(call(x.clone() if saves_input and x.requires_grad else x, False, *numbers))
+                wanted = x.requires_grad and _is_grad_enabled()
+                # An input that is to be saved is copied, in the graph: gradients of gradients go through it.
+                if (
+                    _is_compiling()
+                    or _transforms_active()
+                    or forward_ad._current_level >= 0
+                    or (wanted and saves_input)
+                ):
+                    return x.copy_(call(x.clone() if saves_input and x.requires_grad else x, False, *numbers))
+                if not wanted:
+                    return value.in_place(x, numbers)
+                if x.is_leaf:  # said before anything is written
+                    raise RuntimeError(
+                        "a leaf Variable that requires grad is being used in an in-place operation, "
+                        f"{cls.__name__} with inplace=True"
+                    )
+                return inplace_apply(x, *numbers)
             if _is_compiling():
                 return traced.apply(x, *numbers)
             if _transforms_active() or forward_ad._current_level >= 0:
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
-                return value.on_tensors(x, numbers) if _forward_levels() > 1 else cls.apply(x, *numbers)
+                return value.on_tensors(x, numbers) if forward_levels() > 1 else cls.apply(x, *numbers)
             if x.requires_grad and _is_grad_enabled():
                 return plain_apply(x, *numbers)
             return value.by_kernel(x, numbers)
@@ -139,24 +166,16 @@ class Elementwise(Function):
             setattr(cls, method.__name__, staticmethod(method))
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
+def tensors_of(function: Callable[..., Any]) -> list[str]:
+    """The names of the tensors that a formula takes."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
 
-def _numbers(function: Callable[..., Any]) -> tuple[str, ...]:
+def numbers_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the numbers that a formula takes: its keyword-only arguments."""
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-
-
-def _forward_levels() -> int:
-    """How many forward-mode transforms are nested here."""
-    interpreters = pyfunctorch.retrieve_all_functorch_interpreters()
-    return sum(isinstance(interpreter, pyfunctorch.JvpInterpreter) for interpreter in interpreters)
-
-
-def _lying_as(y: Tensor, x: Tensor) -> Tensor:
-    return x if x.stride() == y.stride() and not x.is_neg() else torch.empty_like(y).copy_(x)
 
 
 class _Evaluator:
@@ -172,7 +191,17 @@ class _Evaluator:
     def _chosen(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
         return numbers if self._places is None else tuple([numbers[place] for place in self._places])
 
-    def by_kernel(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:
+    def in_place(self, x: Tensor, numbers: tuple[float, ...]) -> Tensor:
+        """x, overwritten with the result: by the kernel itself where x lies well, else by a copy."""
+        y = self.by_kernel(x, numbers, y=x if x.is_contiguous() else None)
+        if y is not x:
+            return x.copy_(y)
+        increment_version(x)  # the kernel wrote behind autograd's back
+        return x
+
+    def by_kernel(
+        self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None, y: Tensor | None = None
+    ) -> Tensor:
         """The result by a kernel if it can take these tensors. No autograd, transform or compiler may be watching.
 
         It lies in memory as x does (in backward: as what was saved), like a built-in function's. The way to the
@@ -185,12 +214,16 @@ class _Evaluator:
             or not x.is_cpu
             or x.layout is not _STRIDED
             or x.is_neg()
+            or (g is not None and type(g) not in PLAIN)
             or _dispatch_modes()
         ):
             return self.backward_on_tensors(x, numbers, g)
-        y = torch.empty_like(x)
+        if y is None:
+            y = torch.empty_like(x)
         if not x.is_contiguous() or (g is not None and (not g.is_contiguous() or g.is_neg())):
-            x, g = _lying_as(y, x), g if g is None else _lying_as(y, g)
+            if not has_memory(x) or (g is not None and not has_memory(g)):
+                return self.backward_on_tensors(x, numbers, g)
+            x, g = lying_as(y, x), g if g is None else lying_as(y, g)
         elements = y.numel()
         threads = threads_for(elements)
         hypers = array("d", self._chosen(numbers)) if numbers else None
@@ -200,7 +233,7 @@ class _Evaluator:
                 run_one(elements, address, threads, x.data_ptr(), y.data_ptr())
             else:
                 run_one(elements, address, threads, g.data_ptr(), x.data_ptr(), y.data_ptr())
-        except RuntimeError:  # no address: a wrapper around a tensor, such as that of is_grads_batched=True
+        except RuntimeError:  # no memory of its own, as above
             return self.backward_on_tensors(x, numbers, g)
         return y
 
@@ -213,7 +246,7 @@ class _Evaluator:
             note_fallback(str(reason), "torch's operators")
         return self._kernels.get(dtype)
 
-    def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None) -> Tensor:
+    def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:
         """As `on_tensors`; where complex numbers meet, backward takes the conjugate of the slope."""
         return self.on_tensors(x, numbers) if g is None else self.on_tensors(x, numbers, g.conj()).conj()
 

@@ -13,11 +13,11 @@ def _value(x: Any, *, alpha: Any) -> Any:
 
 
 class ELU(Elementwise):
-    """x where x > 0, else α (eˣ - 1). For α > 0 in float32 and float64; `ELUOfInput` takes the rest.
+    """x where x > 0, else α (eˣ - 1). For α >= 0 in float32 and float64; `ELUOfInput` takes the rest.
 
         dy/dx = 1 where y > 0, else y + α          (α eˣ = α (eˣ - 1) + α: the output is all that is needed)
 
-    At 0 the slope is α, as in torch; expm1 keeps the digits of small x. For α > 0 the output tells on which side the
+    At 0 the slope is α, as in torch; expm1 keeps the digits of small x. For α >= 0 the output tells on which side the
     input was, so the output is saved, which the next layer keeps anyway (torch saves the input). y + α is as exact as
     α: below x = -17 the slope in float32 comes out as 0, and an infinite gradient as NaN (torch: infinite down to
     -103).
@@ -35,7 +35,7 @@ class ELU(Elementwise):
 
 
 class ELUOfInput(Elementwise):
-    """`ELU` for any α and dtype. Saves its input: half types lose too much in y + α, and α <= 0 loses the side."""
+    """`ELU` for any α and dtype. Saves its input: half types lose too much in y + α, and α < 0 loses the side."""
 
     integers = "refuse"
     value = staticmethod(_value)

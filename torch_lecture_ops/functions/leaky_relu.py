@@ -13,11 +13,11 @@ def _value(x: Any, *, negative_slope: Any) -> Any:
 
 
 class LeakyReLU(Elementwise):
-    """x where x > 0, else a x: a rectified linear unit that does not die. For a > 0; `LeakyReLUOfInput` takes any a.
+    """x where x > 0, else a x: a rectified linear unit that does not die. For a >= 0; `LeakyReLUOfInput` takes any a.
 
         dL/dx = dL/dy where y > 0, else a dL/dy
 
-    At 0 the slope is a, as in torch; a NaN stays NaN and has the slope a. For a > 0 the output tells on which side the
+    At 0 the slope is a, as in torch; a NaN stays NaN and has the slope a. For a >= 0 the output tells on which side the
     input was, so the output is saved, which the next layer keeps anyway (torch saves the input).
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Leaky ReLu' (Maas, Hannun and Ng
@@ -33,7 +33,7 @@ class LeakyReLU(Elementwise):
 
 
 class LeakyReLUOfInput(Elementwise):
-    """`LeakyReLU` for any a. Saves its input: for a <= 0 the sign of the output does not tell that of the input."""
+    """`LeakyReLU` for any a. Saves its input: for a < 0 the sign of the output does not tell that of the input."""
 
     integers = "refuse"
     value = staticmethod(_value)

@@ -1,6 +1,22 @@
 """The functions of the notes as modules and as functions (`functional`), and initialization (`init`)."""
 
 from . import functional, init
-from .modules import ELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, QuadraticCost
+from .modules import (
+    ELU,
+    Affine,
+    LeakyReLU,
+    LogSoftmax,
+    Maxout,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from .replace import replace_activations
 
-__all__ = ["Sigmoid", "Tanh", "ReLU", "LeakyReLU", "ELU", "SiLU", "functional", "init"]
+__all__ = ["Affine", "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "PReLU", "ELU", "SiLU", "Maxout", "Softmax", "LogSoftmax"]
+__all__ += ["QuadraticCost", "MSELoss", "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss"]
+__all__ += ["functional", "init", "replace_activations"]

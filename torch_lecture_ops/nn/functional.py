@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 from ..formula import HALF
-from ..functions import ELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from ..functions import (
+    ELU,
+    Add,
+    Affine,
+    Copy,
+    LeakyReLU,
+    LogSoftmax,
+    MatMul,
+    Max,
+    Maxout,
+    Mul,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from ..functions.affine import AffineOfTensors
 from ..functions.elu import ELUOfInput
 from ..functions.leaky_relu import LeakyReLUOfInput
 from ..functions.relu import ReLUOfInput
+from .losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    is_autocast_on,
+    mse_loss,
+    quadratic_cost,
+)
 
-__all__ = ["elu", "leaky_relu", "relu", "sigmoid", "silu", "tanh"]
+__all__ = [
+    "affine",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "prelu",
+    "elu",
+    "silu",
+    "maxout",
+    "softmax",
+    "log_softmax",
+]
+__all__ += ["add", "mul", "copy", "maximum", "matmul"]
+__all__ += ["quadratic_cost", "mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"]
+
+
+def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tensor:
+    """a x + c, elementwise; see `torch_lecture_ops.functions.Affine`.
+
+    Arguments:
+        x: a tensor of any shape; integers become floats.
+        a, c: numbers, or tensors that broadcast with x and get gradients.
+
+    >>> affine(torch.tensor([0.0, 1.0]), 2.0, -1.0)
+    tensor([-1.,  1.])
+    """
+    if has_torch_function((x, a, c)):
+        return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
+    if not isinstance(a, Tensor) and not isinstance(c, Tensor):
+        return Affine.call(x, False, a, c)
+    return AffineOfTensors.call(x, _tensor(a, x), _tensor(c, x), "none")
 
 
 def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> Tensor:
@@ -49,7 +108,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     """
     if has_torch_function_unary(input):
         return _overridden(leaky_relu, input, negative_slope=negative_slope, inplace=inplace)
-    function = LeakyReLU if negative_slope > 0 else LeakyReLUOfInput
+    function = LeakyReLU if negative_slope >= 0 else LeakyReLUOfInput
     return function.call(input, inplace, negative_slope)
 
 
@@ -66,7 +125,8 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(elu, input, alpha=alpha, inplace=inplace)
-    return (ELU if alpha > 0 and input.dtype not in HALF else ELUOfInput).call(input, inplace, alpha)
+    by_output = alpha >= 0 and (inplace or input.dtype not in HALF)  # in place, the input would have to be copied
+    return (ELU if by_output else ELUOfInput).call(input, inplace, alpha)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -97,6 +157,41 @@ def tanh(input: Tensor) -> Tensor:
     return Tanh.call(input)
 
 
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """x where x > 0, else weight · x, with a slope that learns; see `torch_lecture_ops.functions.PReLU`.
+
+    Arguments:
+        input: a floating-point tensor (N, C, ...), or (N).
+        weight: the slopes, one number or C of them, of the input's dtype.
+
+    >>> prelu(torch.tensor([[-1.0, -1.0, 2.0]]), torch.tensor([0.25, 0.5, 0.5]))
+    tensor([[-0.2500, -0.5000,  2.0000]])
+    """
+    if has_torch_function((input, weight)):
+        return handle_torch_function(prelu, (input, weight), input, weight)
+    if is_autocast_on(input):
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, weight = input.to(dtype), weight.to(dtype)
+    _check_floats("prelu", input)
+    if input.dtype is not weight.dtype:
+        raise RuntimeError(f"prelu: Type promoting not supported. Got {input.dtype} and {weight.dtype}")
+    if weight.dim() > 1:
+        raise RuntimeError(f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight.dim()}")
+    if weight.numel() != 1:
+        if not input.dim():
+            raise RuntimeError("Not allow zero-dim input tensor.")
+        channels = input.shape[1] if input.dim() > 1 else 1
+        if weight.numel() != channels:
+            raise RuntimeError(
+                "Mismatch of parameter numbers and input channel size. Found parameter numbers = "
+                f"{weight.numel()} and channel size = {channels}."
+            )
+        weight = weight.view(-1, *[1] * (input.dim() - 2))
+    elif weight.dim() > input.dim():
+        weight = weight.view(())
+    return PReLU.call(input, weight, "none")
+
+
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x / (1 + e⁻ˣ), elementwise; see `torch_lecture_ops.functions.SiLU`.
 
@@ -112,5 +207,173 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     return SiLU.call(input, inplace)
 
 
+def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
+    """The largest of each `pieces` neighbours: yⱼ = max(x[j·pieces], ..., x[(j + 1)·pieces - 1]); see
+    `torch_lecture_ops.functions.Maxout`.
+
+    Arguments:
+        x: a floating-point tensor whose size in `dim` is a multiple of pieces; the output has size / pieces there.
+        pieces: k, at least 1.
+        dim: the dimension whose neighbours compete.
+
+    >>> maxout(torch.tensor([1.0, 3.0, -2.0, -5.0]), 2)
+    tensor([ 3., -2.])
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(maxout, (x,), x, pieces, dim=dim)
+    _check_floats("maxout", x)
+    if not x.dim():
+        raise ValueError("maxout: x must have at least one dimension, got a tensor of shape ()")
+    dim = _dimension(dim, x)
+    if pieces < 1 or x.shape[dim] % pieces:
+        raise ValueError(
+            f"maxout: the size of dimension {dim} must be a multiple of pieces >= 1, got size {x.shape[dim]} and "
+            f"{pieces} pieces"
+        )
+    return Maxout.call(x, pieces, dim)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """eˣʲ / Σₖ eˣᵏ along a dimension; see `torch_lecture_ops.functions.Softmax`.
+
+    Arguments:
+        input: a floating-point tensor of any shape.
+        dim: the dimension that becomes probabilities. Without it torch's old choice, with a warning.
+        dtype: computes in it and returns it, if not None.
+
+    >>> softmax(torch.tensor([0.0, 1.0]), 0)
+    tensor([0.2689, 0.7311])
+    """
+    if has_torch_function_unary(input):
+        return _overridden(softmax, input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
+    return _along("softmax", Softmax, input, dim, _stacklevel, dtype)
+
+
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> Tensor:
+    """xⱼ - ln Σₖ eˣᵏ along a dimension; see `torch_lecture_ops.functions.LogSoftmax`. Arguments as for `softmax`.
+
+    >>> log_softmax(torch.tensor([0.0, 1.0]), 0)
+    tensor([-1.3133, -0.3133])
+    """
+    if has_torch_function_unary(input):
+        return _overridden(log_softmax, input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
+    return _along("log_softmax", LogSoftmax, input, dim, _stacklevel, dtype)
+
+
+def add(a: float | Tensor, b: float | Tensor) -> Tensor:
+    """a + b, the gate that distributes the gradient; see `torch_lecture_ops.functions.Add`.
+
+    Arguments:
+        a, b: tensors that broadcast, one of them may be a number.
+
+    >>> add(torch.tensor(-2.0), torch.tensor(5.0))
+    tensor(3.)
+    """
+    return _gate(add, Add, a, b)
+
+
+def mul(a: float | Tensor, b: float | Tensor) -> Tensor:
+    """a b, the gate that swaps and multiplies; see `torch_lecture_ops.functions.Mul`. Arguments as for `add`.
+
+    >>> mul(torch.tensor(3.0), torch.tensor(-4.0))
+    tensor(-12.)
+    """
+    return _gate(mul, Mul, a, b)
+
+
+def maximum(a: float | Tensor, b: float | Tensor) -> Tensor:
+    """max(a, b), the gate that routes the gradient to the larger one, of equal ones to a; see
+    `torch_lecture_ops.functions.Max`. Arguments as for `add`.
+
+    >>> maximum(torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0]))
+    tensor([3., 2.])
+    """
+    return _gate(maximum, Max, a, b)
+
+
+def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
+    """x, n times, the gate that adds the gradients; see `torch_lecture_ops.functions.Copy`.
+
+    Arguments:
+        x: a tensor of any shape.
+        n: the number of copies, at least 1.
+
+    >>> copy(torch.tensor(1.0))
+    (tensor(1.), tensor(1.))
+    """
+    if has_torch_function_unary(x):
+        return _overridden(copy, x, n=n)
+    if n < 1:
+        raise ValueError(f"copy: n must be at least 1, got {n}")
+    return Copy.call(x, n)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b, as `torch.matmul`: matrices, vectors and batches of them; see `torch_lecture_ops.functions.MatMul`.
+
+    Arguments:
+        a: (..., n, k) or (k).
+        b: (..., k, m) or (k).
+
+    >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
+    tensor([[11.]])
+    """
+    if has_torch_function((a, b)):
+        return handle_torch_function(matmul, (a, b), a, b)
+    if is_autocast_on(a):
+        dtype = torch.get_autocast_dtype(a.device.type)
+        a, b = (t.to(dtype) if t.is_floating_point() and t.dtype is not torch.float64 else t for t in (a, b))
+    return MatMul.call(a, b)
+
+
 def _overridden(function: Any, input: Tensor, **options: Any) -> Any:
     return handle_torch_function(function, (input,), input, **options)
+
+
+def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Tensor:
+    if has_torch_function((a, b)):
+        return handle_torch_function(function, (a, b), a, b)
+    like = a if isinstance(a, Tensor) else b
+    if not isinstance(like, Tensor):
+        raise TypeError(f"{function.__name__}: a or b must be a tensor, got {type(a).__name__} and {type(b).__name__}")
+    return gate.call(_tensor(a, like), _tensor(b, like), "none")
+
+
+def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor that promotes others as the number would."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.result_type(like, value), device=like.device)
+
+
+def _along(
+    name: str, function: Any, input: Tensor, dim: int | None, stacklevel: int, dtype: torch.dtype | None
+) -> Tensor:
+    if dim is None:
+        warnings.warn(
+            f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
+            "argument.",
+            stacklevel=stacklevel,
+        )
+        dim = 0 if input.dim() in (0, 1, 3) else 1
+    if dtype is not None:
+        input = input.to(dtype)
+    elif input.is_cuda and input.dtype in HALF and is_autocast_on(input):
+        input = input.float()
+    _check_floats(name, input)
+    return function.call(input, _dimension(dim, input))
+
+
+def _check_floats(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise NotImplementedError(f"{name}: the input must be a floating-point tensor, got {x.dtype}")
+
+
+def _dimension(dim: int, x: Tensor) -> int:
+    """Counted from the front."""
+    n = max(x.dim(), 1)
+    if not -n <= dim < n:
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
+    return dim % n

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from . import functional
 
-__all__ = ["ELU", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Tanh"]
+__all__ = ["Affine", "ELU", "LeakyReLU", "LogSoftmax", "Maxout", "PReLU", "ReLU", "SiLU", "Sigmoid", "Softmax", "Tanh"]
 
 
 class _MayBeInplace(nn.Module):
@@ -109,3 +110,99 @@ class SiLU(_MayBeInplace):
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.silu(input, self.inplace)
+
+
+class Affine(nn.Module):
+    """a x + c, elementwise, on tensors of any shape; see `torch_lecture_ops.functions.Affine`.
+
+    Arguments:
+        a, c: numbers, or tensors that broadcast with the input.
+        learnable: make parameters of them.
+    """
+
+    a: float | Tensor
+    c: float | Tensor
+
+    def __init__(self, a: float | Tensor = 1.0, c: float | Tensor = 0.0, learnable: bool = False) -> None:
+        super().__init__()
+        self.learnable = learnable
+        for name, value in (("a", a), ("c", c)):
+            if learnable:
+                setattr(self, name, nn.Parameter(torch.as_tensor(value, dtype=torch.get_default_dtype()).clone()))
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.affine(input, self.a, self.c)
+
+    def extra_repr(self) -> str:
+        values = (
+            f"{name}={tuple(v.shape) if isinstance(v, Tensor) else v}" for name, v in (("a", self.a), ("c", self.c))
+        )
+        return ", ".join([*values, *(["learnable=True"] if self.learnable else [])])
+
+
+class PReLU(nn.PReLU):
+    """x where x > 0, else a x, with slopes a that learn; arguments as `torch.nn.PReLU` (num_parameters, init, device,
+    dtype), see `torch_lecture_ops.functions.PReLU`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.prelu(input, self.weight)
+
+
+class Maxout(nn.Module):
+    """The largest of `pieces` affine functions for each output; see `torch_lecture_ops.functions.Maxout`.
+
+        y = max over k of (x Wₖᵀ + bₖ)
+
+    The rows of `linear.weight` are the pieces of output 0, then those of output 1, and so on.
+
+    Arguments:
+        in_features: size of the last dimension of the input.
+        out_features: that of the output.
+        pieces: k, of each output.
+        bias: whether the affine functions have a constant.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pieces: int = 2,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if pieces < 1:
+            raise ValueError(f"Maxout: pieces must be at least 1, got {pieces}")
+        self.pieces = pieces
+        self.linear = nn.Linear(in_features, out_features * pieces, bias, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.maxout(self.linear(input), self.pieces)
+
+    def extra_repr(self) -> str:
+        return f"pieces={self.pieces}"
+
+
+class Softmax(nn.Softmax):
+    """eˣʲ / Σₖ eˣᵏ along a dimension; argument as `torch.nn.Softmax` (dim), see
+    `torch_lecture_ops.functions.Softmax`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.softmax(input, self.dim, _stacklevel=5)
+
+
+class LogSoftmax(nn.LogSoftmax):
+    """xⱼ - ln Σₖ eˣᵏ along a dimension; argument as `torch.nn.LogSoftmax` (dim), see
+    `torch_lecture_ops.functions.LogSoftmax`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.log_softmax(input, self.dim, _stacklevel=5)

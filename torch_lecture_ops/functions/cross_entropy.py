@@ -1,0 +1,266 @@
+"""The cross-entropy of softmax, with a label or with probabilities as the target: formulas of a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formula import Formula, exp, log, place, row_max, row_sum, where
+from .operation import Column, Operation, RowFormula, upcast
+
+# A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
+
+
+def _loss(x: Any, q: Any, sum_of_q: Any) -> tuple[Any, Any, Any]:
+    """-Σ q ln softmax(x), with m and s. Where q = 0 nothing is added, not even for x = -∞."""
+    m = row_max(x)
+    s = log(row_sum(exp(x - m)))
+    return sum_of_q * s - row_sum(where(q == 0, 0.0, q * (x - m))), m, s
+
+
+def _slope(x: Any, q: Any, sum_of_q: Any, m: Any, s: Any) -> Any:
+    """softmax(x) Σ q - q"""
+    return sum_of_q * exp(x - m - s) - q
+
+
+def _formulas(of_labels: bool, weighted: bool, reduced: bool, both: bool) -> tuple[RowFormula, RowFormula]:
+    """Value and slope. The columns: x; the label or the row q; the weights of the classes, if labels have them.
+
+    Arguments:
+        of_labels: whether the target is a label, else a row of probabilities.
+        weighted: whether the classes have weights.
+        reduced: whether the losses of the rows are added up, so that there is one upstream gradient for all.
+        both: whether the gradient of the target is wanted.
+    """
+
+    def distribution(x: Any, target: Any, w: Sequence[Any], classes: Any, smoothing: Any) -> tuple[Any, Any]:
+        if not of_labels:
+            return target, row_sum(target)
+        q = where(place(x) == target, 1 - smoothing, 0.0) + smoothing / classes
+        return (q * w[0], row_sum(q * w[0])) if weighted else (q, 1.0)
+
+    def value(x: Any, target: Any, *w: Any, ignore: Any, classes: Any, smoothing: Any) -> Any:
+        loss, m, s = _loss(x, *distribution(x, target, w, classes, smoothing))
+        if not of_labels:
+            return m, s, loss, 1.0, 0.0
+        weight = row_sum(where(place(x) == target, w[0], 0.0)) if weighted else 1.0
+        is_no_class = where(target < 0, 1.0, where(target >= classes, 1.0, 0.0))
+        return m, s, *(where(target == ignore, 0.0, result) for result in (loss, weight, is_no_class))
+
+    def slope(*columns: Any, ignore: Any, classes: Any, smoothing: Any, **upstream: Any) -> Any:
+        g, x, target, *w, m, s = (upstream["g"], *columns) if reduced else columns
+        dx = g * _slope(x, *distribution(x, target, w, classes, smoothing), m, s)
+        if of_labels:
+            return where(target == ignore, 0.0, dx)
+        return (dx, g * (m + s - x)) if both else dx
+
+    numbers: tuple[str, ...] = ("ignore", "classes", "smoothing")
+    columns: Any = ("array", "scalar" if of_labels else "array") + ("array",) * weighted
+    outputs: Any = ("scalar", "scalar", "total" if reduced else "scalar", "total", "total")
+    stores = tuple(range(len(columns), len(columns) + len(outputs)))
+    values = Formula(value, columns, stores, numbers, "CrossEntropy", outputs=outputs)
+    columns = ("scalar",) * (not reduced) + columns + ("scalar", "scalar")
+    stores = tuple(range(len(columns), len(columns) + 1 + both))
+    numbers += ("g",) * reduced
+    return RowFormula(values), RowFormula(Formula(slope, columns, stores, numbers, "CrossEntropy's slope"))
+
+
+_FORMULAS = {flags: _formulas(*flags) for flags in product((False, True), repeat=4)}
+
+
+class CrossEntropy(Operation):
+    """-ln softmax(x)ₜ for logits x and a label t, or -Σ q ln softmax(x) for probabilities q.
+
+        ∂/∂x = softmax(x) - onehot(t), softmax(x) Σ q - q          ∂/∂q = -ln softmax(x)
+
+    Called with x (N, C, ...), labels (N, ...) or probabilities (N, C, ...), weights of the classes (C) or None; then
+    reduction, ignore_index and label_smoothing. Weights and these two are for labels: with w and ε the target is
+    w ((1 - ε) onehot + ε / C), and "mean" divides by the sum of the labels' weights. A row with the label ignore_index
+    counts nowhere.
+
+    Saves x, the target and, for each row, m and ln Σ eˣ⁻ᵐ (torch: a second matrix). As in torch, the mean over nothing
+    is NaN, its gradient 0. Better than torch: an ignored row has a gradient of 0 also if it holds NaN, and a class
+    with q = 0 may have x = -∞.
+
+    Source: Larson, 'Neural Network Optimization and Activation', slide 'Practical Implementation of Architectures',
+    whose a - y is the slope through softmax, too.
+    """
+
+    tensors = 3
+    needs_shapes = False
+
+    @staticmethod
+    def evaluate(inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
+        x, target, weight, reduction, *options = inputs
+        done = _value_by_kernel(x, target, weight, reduction, options) if by_kernel and x.is_cpu else None
+        if done is not None:
+            return done
+        _, _, loss, count, is_no_class = _value_on_tensors(x, target, weight, options)
+        if by_kernel and type(loss) is Tensor and loss.is_cpu and torch.any(is_no_class):
+            raise _out_of_bounds(x, target, options[0])
+        if reduction == "none":
+            return loss.squeeze(-1).to(x.dtype), ()
+        return (loss.sum() if reduction == "sum" else loss.sum() / count.sum()).to(x.dtype), ()
+
+    @staticmethod
+    def keep(inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*inputs[:3], *(kept or (None, None)))
+
+    @staticmethod
+    def pullback(
+        g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
+    ) -> tuple[Tensor | None, ...]:
+        *inputs, statistics, divisor = saved
+        _, reduction, *numbers = options
+        if by_kernel and statistics is not None:
+            gradients = _slope_by_kernel(g, inputs, statistics, divisor, reduction, numbers, needed[1])
+            if gradients is not None:
+                return gradients
+        return _slope_on_tensors(g, inputs, reduction, numbers, needed[1])
+
+    @staticmethod
+    def pushforward(tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
+        x, (_, reduction, *numbers) = saved[0], options
+        of_rows = _classes_last(x).select(-1, 0)
+        one = torch.ones_like(of_rows if reduction == "none" else x.new_empty(()))
+        slopes = _slope_on_tensors(one, saved[:3], reduction, numbers, tangents[1] is not None)
+        products = [slope * v for slope, v in zip(slopes, tangents, strict=True) if slope is not None and v is not None]
+        tangent = sum(products[1:], products[0])
+        return tangent.sum(1 if x.dim() > 1 else 0) if reduction == "none" else tangent.sum()
+
+
+EXACT = 2**24  # a float32 tells so many classes apart
+
+
+def _classes_last(x: Tensor) -> Tensor:
+    return x if x.dim() <= 2 else x.movedim(1, -1)
+
+
+def _classes_second(x: Tensor) -> Tensor:
+    return x if x.dim() <= 2 else x.movedim(-1, 1)
+
+
+def _columns(x: Tensor, target: Tensor, weight: Tensor | None) -> list[Column] | None:
+    """The inputs as kernels take them: rows one after the other. None if they cannot."""
+    rows, of_labels = _classes_last(x).contiguous(), not target.is_floating_point()
+    classes = rows.shape[-1]
+    target = target.contiguous() if of_labels else _classes_last(target).contiguous()
+    columns = [(rows, classes, 0), (target, 1 if of_labels else classes, 0)]
+    columns += [] if weight is None else [(weight.contiguous(), 0, 0)]
+    others = columns[1 + of_labels :]
+    return None if classes > EXACT or any(column.dtype is not x.dtype for column, _, _ in others) else columns
+
+
+def _value_by_kernel(
+    x: Tensor, target: Tensor, weight: Tensor | None, reduction: str, options: Sequence[float]
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+    """The loss; m and s of each row and what "mean" divides by."""
+    of_labels, is_reduced = not target.is_floating_point(), reduction != "none"
+    formula, _ = _FORMULAS[of_labels, weight is not None, is_reduced, False]
+    inputs = (x, target) if weight is None else (x, target, weight)
+    seen, columns = formula.seen_like(inputs), None
+    if seen is None:
+        columns = _columns(x, target, weight)
+        if columns is None:
+            return None
+        classes = columns[0][1]
+        shape = (x.numel() // max(classes, 1), classes, classes)
+    else:
+        shape = seen.shape
+    count, classes, _ = shape
+    statistics = torch.empty(count, 2, dtype=x.dtype if x.dtype is torch.float64 else torch.float32)
+    rows = None if is_reduced else torch.empty(_classes_last(x).shape[:-1], dtype=x.dtype)
+    numbers = (options[0], classes, options[1])
+    if seen is not None:
+        outputs = (statistics, statistics) if rows is None else (statistics, statistics, rows)
+        totals: Any = seen.run((*inputs, *outputs), numbers)
+    else:
+        assert columns is not None
+        columns += [(statistics, 2, 0), (statistics, 2, 1)] + ([] if rows is None else [(rows, 1, 0)])
+        totals = formula.run(shape, columns, numbers, watched=inputs)
+    if totals is None:
+        return None
+    *sums, sum_of_weights, no_classes = totals
+    if no_classes:
+        raise _out_of_bounds(x, target, options[0])
+    divisor = sum_of_weights if reduction == "mean" else 1.0
+    loss = torch.scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype) if rows is None else rows
+    return loss, (statistics, torch.scalar_tensor(divisor, dtype=torch.float64))
+
+
+def _slope_by_kernel(
+    g: Tensor,
+    inputs: Sequence[Any],
+    statistics: Tensor,
+    divisor: Tensor,
+    reduction: str,
+    options: Sequence[float],
+    both: bool,
+) -> tuple[Tensor | None, ...] | None:
+    x, target, weight = inputs
+    _, formula = _FORMULAS[not target.is_floating_point(), weight is not None, reduction != "none", both]
+    given = (x, target, statistics) if weight is None else (x, target, weight, statistics)
+    if reduction == "none":
+        given, upstream = (g.contiguous(), *given), []
+    else:
+        upstream = [_quotient(g.item(), divisor.item())]
+    seen = formula.seen_like(given)
+    if seen is not None:
+        results = [torch.empty_like(x) for _ in range(1 + both)]
+        seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
+        return (*results, *[None] * (3 - len(results)))
+    columns = _columns(*inputs)
+    if columns is None:
+        return None
+    rows, classes, _ = columns[0]
+    columns = [(given[0], 1, 0)] * (reduction == "none") + columns + [(statistics, 2, 0), (statistics, 2, 1)]
+    results = [torch.empty_like(rows) for _ in range(1 + both)]
+    columns += [(result, classes, 0) for result in results]
+    shape, numbers = (len(statistics), classes, classes), (options[0], classes, options[1], *upstream)
+    if formula.run(shape, columns, numbers, watched=given if x.dim() <= 2 else ()) is None:
+        return None
+    gradients = list(map(_classes_second, results))
+    if x.dim() > 2 or not x.is_contiguous():
+        gradients = [torch.empty_like(x).copy_(gradient) for gradient in gradients]
+    return (*gradients, *[None] * (3 - len(gradients)))
+
+
+def _value_on_tensors(x: Tensor, target: Tensor, weight: Tensor | None, options: Sequence[Any]) -> tuple[Any, ...]:
+    """m, s, the loss, the weight of the label, whether it is no class: of each row."""
+    of_labels, (ignore, smoothing) = not target.is_floating_point(), options
+    formula, _ = _FORMULAS[of_labels, weight is not None, True, False]
+    columns: tuple[Any, ...] = (_classes_last(x), target.unsqueeze(-1) if of_labels else _classes_last(target))
+    columns += () if weight is None else (weight,)
+    results = formula.on_tensors(*columns, numbers=(ignore, columns[0].shape[-1], smoothing))
+    return tuple([r if isinstance(r, Tensor) else torch.full_like(results[2], r) for r in results])
+
+
+def _slope_on_tensors(
+    g: Tensor, inputs: Sequence[Any], reduction: str, options: Sequence[Any], both: bool
+) -> tuple[Tensor | None, ...]:
+    x, target, weight = inputs
+    m, s, _, count, _ = _value_on_tensors(x, target, weight, options)
+    g = upcast(g)
+    if reduction == "mean":
+        g = g / count.sum()
+    of_labels, (ignore, smoothing) = not target.is_floating_point(), options
+    _, formula = _FORMULAS[of_labels, weight is not None, False, both]
+    rows = target.unsqueeze(-1) if of_labels else _classes_last(target)
+    columns = (g.unsqueeze(-1), _classes_last(x), rows, *(() if weight is None else (weight,)), m, s)
+    slopes = formula.on_tensors(*columns, numbers=(ignore, columns[1].shape[-1], smoothing))
+    gradients = [_classes_second(slope).to(like.dtype) for slope, like in zip(slopes, inputs, strict=False)]
+    return (*gradients, *[None] * (3 - len(gradients)))
+
+
+def _quotient(a: float, b: float) -> float:
+    return a / b if b else math.nan if a == 0 else a * math.inf
+
+
+def _out_of_bounds(x: Tensor, target: Tensor, ignore: float) -> IndexError:
+    wrong = target[(target != ignore) & ((target < 0) | (target >= _classes_last(x).shape[-1]))]
+    return IndexError(f"Target {wrong[0].item()} is out of bounds.")

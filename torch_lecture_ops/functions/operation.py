@@ -1,0 +1,253 @@
+"""The shell around every function that is more than an activation of one tensor: all that is not its formula."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._functorch import pyfunctorch
+from torch.autograd import Function, forward_ad
+
+from ..formula import HALF, PLAIN, ROW_MEMORY, Alike, EngineUnavailable, Formula, RowKernel, note_fallback, row_kernel
+
+# Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_STRIDED = torch.strided
+
+
+class Operation(Function):
+    """A function of `tensors` tensors and then options, which computes by kernels where nobody watches.
+
+    A subclass says how in four static methods, or in an object that has them, `rule`. What comes by kernels must also
+    come by torch's operators (`by_kernel` is False): for transforms, compilers and gradients of gradients.
+
+        evaluate(inputs, by_kernel) -> y, kept
+            The output, and what kernels leave for backward besides it and the inputs.
+        keep(inputs, y, kept) -> saved
+            The tensors to save for backward; None for what there is not. `kept` may be ().
+        pullback(g, saved, options, needed, by_kernel) -> gradients
+            The gradients of the tensors from that of the output. Options begin with the shapes of the tensors, or
+            None if `needs_shapes` is False.
+        pushforward(tangents, saved, options) -> tangent
+            The tangent of the output from those of the tensors (None for none).
+
+    Call it as `Softmax.call(x, -1)`, with all arguments in their order.
+    """
+
+    tensors: ClassVar[int] = 1
+    rule: ClassVar[Any] = None
+    needs_shapes: ClassVar[bool] = True
+    call: Any  # made for each subclass
+    generate_vmap_rule = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        rule: Any = cls.rule or cls
+        if not hasattr(rule, "evaluate"):  # a class to derive from
+            return
+        count, needs_shapes, evaluate, keep = rule.tensors, rule.needs_shapes, rule.evaluate, rule.keep
+        pullback, pushforward = rule.pullback, rule.pushforward
+
+        def options_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            shapes = tuple([t if t is None else t.shape for t in inputs[:count]]) if needs_shapes else None
+            return (shapes, *inputs[count:])
+
+        def forward(*inputs: Any) -> Tensor:
+            return evaluate(inputs, nobody_watches())[0]
+
+        def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+            needed, by_kernel = ctx.needs_input_grad, not _is_grad_enabled() and nobody_watches() and has_memory(g)
+            gradients = pullback(g, ctx.saved_tensors, ctx.options, needed[:count], by_kernel)
+            return gradients + (None,) * (len(needed) - count)
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.options = options_of(inputs)
+            saved = keep(inputs, output, ())
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
+
+        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+            return pushforward(tangents[:count], ctx.saved_tensors, ctx.options)
+
+        # Two twins without a jvp: for the compiler, which refuses a function with a jvp and cannot follow the way to a
+        # kernel, and for the plain call, which alone can keep what kernels leave.
+        def traced_forward(ctx: Any, *inputs: Any) -> Tensor:
+            ctx.options = options_of(inputs)
+            y, _ = evaluate(inputs, False)
+            ctx.save_for_backward(*keep(inputs, y, ()))
+            return y
+
+        def traced_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+            needed = ctx.needs_input_grad
+            gradients = pullback(g, ctx.saved_tensors, ctx.options, needed[:count], False)
+            return gradients + (None,) * (len(needed) - count)
+
+        def plain_forward(ctx: Any, *inputs: Any) -> Tensor:
+            ctx.options = options_of(inputs)
+            y, kept = evaluate(inputs, not _dispatch_modes())
+            ctx.save_for_backward(*keep(inputs, y, kept))
+            return y
+
+        traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
+        plain_apply = apply_of(plain)
+
+        def call(*inputs: Any) -> Tensor:
+            if _is_compiling():
+                return traced.apply(*_distinct(inputs, count))
+            if _transforms_active() or forward_ad._current_level >= 0:
+                # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
+                return evaluate(inputs, False)[0] if forward_levels() > 1 else cls.apply(*inputs)
+            if _is_grad_enabled():
+                for tensor in inputs[:count]:
+                    if tensor is not None and tensor.requires_grad:
+                        return plain_apply(*inputs)
+            return evaluate(inputs, not _dispatch_modes())[0]
+
+        for method in (forward, setup_context, backward, jvp, call):
+            setattr(cls, method.__name__, staticmethod(method))
+
+
+def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
+    """A Function of the same name with this forward(ctx, ...) and backward."""
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+
+
+def apply_of(function: Any) -> Any:
+    """Its `apply`: until torch 2.14 a slow Python method that serves transforms; below it lies the real one."""
+    return getattr(super(Function, function), "apply", function.apply)
+
+
+def forward_levels() -> int:
+    """How many forward-mode transforms are nested here."""
+    interpreters = pyfunctorch.retrieve_all_functorch_interpreters()
+    return sum(isinstance(interpreter, pyfunctorch.JvpInterpreter) for interpreter in interpreters)
+
+
+def lying_as(y: Tensor, x: Tensor) -> Tensor:
+    """x, or a copy of it that lies in memory as y does, with all signs there."""
+    return x if x.stride() == y.stride() and not x.is_neg() else torch.empty_like(y).copy_(x)
+
+
+def nobody_watches() -> bool:
+    """No transform, no forward mode and no mode that sees operations: a kernel may run."""
+    return not (_transforms_active() or forward_ad._current_level >= 0 or _dispatch_modes())
+
+
+def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
+    """The compiler takes no tensor twice: the second time it gets a view."""
+    distinct: list[Any] = []
+    for value in inputs:
+        is_again = len(distinct) < count and value is not None and any(value is other for other in distinct)
+        distinct.append(value.view_as(value) if is_again else value)
+    return distinct
+
+
+def has_memory(g: Tensor) -> bool:
+    """Whether it holds values itself. Not if it is a wrapper around a tensor, such as that of is_grads_batched=True."""
+    if type(g) not in PLAIN:
+        return False
+    try:
+        g.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+# A tensor, how many elements its rows are apart, and which element is the first.
+Column = tuple[Tensor, int, int]
+_NONE = range(0)
+
+
+class RowFormula:
+    """A formula over rows: by its kernel, or by torch's operators."""
+
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+        self._kernels: dict[Any, RowKernel] = {}
+        self._seen: Seen | None = None
+
+    def run(
+        self,
+        shape: tuple[int, int, int],
+        columns: Sequence[Column],
+        numbers: Sequence[float] = (),
+        interleaved: range = _NONE,
+        watched: Sequence[Tensor] = (),
+        key: Any = None,
+    ) -> array[float] | None:
+        """The totals of the kernel, if it can take these tensors; else None.
+
+        Arguments:
+            shape: the number of rows, their length, the length of the last one.
+            columns: those of the formula, outputs too.
+            numbers: those of the formula.
+            interleaved: which columns lie in one, see `RowKernel`; it stands in `columns` once.
+            watched, key: if given, what the rest follows from, for `seen_like`.
+        """
+        dtypes: list[torch.dtype] = []
+        places: list[int] = []
+        for tensor, stride, first in columns:
+            if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not _STRIDED or tensor.is_neg():
+                return None
+            dtypes.append(tensor.dtype)
+            places += (tensor.data_ptr() + first * tensor.itemsize if first else tensor.data_ptr(), stride)
+        kernel = self._kernels.get((*dtypes, interleaved)) or self._build(dtypes, interleaved)
+        if kernel is None:
+            return None
+        if watched and all(tensor.data_ptr() in places[::2] for tensor in watched):  # none of them was copied
+            steps = [(stride, first * tensor.itemsize) for tensor, stride, first in columns]
+            self._seen = Seen(Alike(watched), key, kernel, shape, steps)
+        return kernel(shape, places, numbers)
+
+    def seen_like(self, watched: Sequence[Tensor], key: Any = None) -> Seen | None:
+        """What the call before found out, if its tensors looked the same."""
+        seen = self._seen
+        return seen if seen is not None and seen.key == key and seen.alike(watched) else None
+
+    def _build(self, dtypes: list[torch.dtype], interleaved: range) -> RowKernel | None:
+        if not ROW_MEMORY.keys() >= set(dtypes):
+            return None
+        key = (*dtypes, interleaved)
+        if interleaved:
+            dtypes[interleaved[0] : interleaved[0] + 1] = [dtypes[interleaved[0]]] * len(interleaved)
+        try:
+            self._kernels[key] = row_kernel(self.formula, tuple(dtypes), interleaved)
+        except EngineUnavailable as reason:
+            note_fallback(str(reason), "torch's operators")
+        return self._kernels.get(key)
+
+    def on_tensors(self, *columns: Tensor, numbers: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """The results by torch's operators, for rows in the last dimension; half types in float32."""
+        return self.formula(tuple(map(upcast, columns)), tuple(numbers))
+
+
+class Seen(NamedTuple):
+    """What an earlier call found out: for tensors that look the same, only the addresses are new.
+
+    Looking at them costs as much as all the rest of a call with small tensors.
+    """
+
+    alike: Alike
+    key: Any
+    kernel: RowKernel
+    shape: tuple[int, int, int]
+    steps: list[tuple[int, int]]  # for each column the distance of its rows, and of its first element in bytes
+
+    def run(self, tensors: Sequence[Tensor], numbers: Sequence[float] = ()) -> array[float]:
+        """As `RowFormula.run`, with the tensors of the columns."""
+        places: list[int] = []
+        for tensor, (stride, first) in zip(tensors, self.steps, strict=True):
+            places += (tensor.data_ptr() + first, stride)
+        return self.kernel(self.shape, places, numbers)
+
+
+def upcast(tensor: Any) -> Any:
+    """What a formula computes with: float32 for half types."""
+    return tensor.float() if isinstance(tensor, Tensor) and tensor.dtype in HALF else tensor

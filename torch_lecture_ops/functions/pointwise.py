@@ -1,0 +1,357 @@
+"""The shell around functions of several tensors, element by element, with broadcasting and a sum or mean at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formula import MEMORY, PLAIN, Formula, row_sum
+from .elementwise import numbers_of, tensors_of
+from .operation import Column, Operation, RowFormula, lying_as, upcast
+
+ROW = 32768  # elements that one row of a long, plain run of memory has: what one thread does at least
+
+# How an operand lies beside the others: an element for each, one number a row, or one number for all.
+Part = str  # "array", "scalar" or "number"
+
+
+class Pointwise(Operation):
+    """A function of several tensors made of two formulas: its value and what it does to a gradient.
+
+        z = value(x, y, ...)          dL/dx, dL/dy, ... = chain(dL/dz, x, y, ...)
+
+    `chain(g, x, y, ...)` takes the tensors by the names that `value` has for them, and only those it needs: these are
+    saved. Keyword-only arguments of both are numbers. Tensors are broadcast against each other, and a gradient is
+    summed to the shape of its tensor.
+
+    Call it with the tensors, the numbers and, last, the reduction: "none", "mean" or "sum" over all elements. A
+    kernel adds in double.
+
+    >>> from torch_lecture_ops.formula import maximum, where
+    >>> class Hinge(Pointwise):
+    ...     @staticmethod
+    ...     def value(a, y):
+    ...         return maximum(1 - a * y, 0)
+    ...     @staticmethod
+    ...     def chain(g, a, y):
+    ...         return where(a * y < 1, -y * g, 0.0), where(a * y < 1, -a * g, 0.0)
+    >>> a, y = torch.tensor([0.5, 2.0], requires_grad=True), torch.tensor([1.0, 1.0])
+    >>> Hinge.call(a, y, "sum").backward()
+    >>> a.grad
+    tensor([-1.,  0.])
+    """
+
+    value: Any  # static methods of the subclass
+    chain: Any
+
+    def __init_subclass__(cls) -> None:
+        cls.rule = _Rule(cls.__name__, cls.value, cls.chain)
+        super().__init_subclass__()
+
+
+class _Rule:
+    """What a `Pointwise` is made of, apart from its class: the compiler cannot look into that of a Function."""
+
+    def __init__(self, name: str, value: Callable[..., Any], chain: Callable[..., Any]) -> None:
+        self.name, self.value, self.chain = name, value, chain
+        self.names, self.numbers = tensors_of(value), numbers_of(value)
+        (_, *self.saved), self.chosen = tensors_of(chain), numbers_of(chain)  # what chain takes of both
+        if unknown := {*self.saved, *self.chosen}.difference(self.names, self.numbers):
+            raise TypeError(f"{name}: chain asks for {unknown.pop()!r}, which the value does not have")
+        self.tensors = len(self.names)
+        self.kept = [self.names.index(name) for name in self.saved]
+        self.kernels: dict[Any, RowFormula] = {}
+        self.arrays: tuple[Part, ...] = ("array",) * self.tensors
+        self.needs_shapes = self.saved != self.names
+
+    def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
+        tensors, (*numbers, reduction) = inputs[: self.tensors], inputs[self.tensors :]
+        y = self._value_by_kernel(tensors, numbers, reduction) if by_kernel else None
+        if y is None:
+            y = self.value(*map(upcast, tensors), **dict(zip(self.numbers, numbers, strict=True)))
+            y = (y if reduction == "none" else getattr(y, reduction)()).to(_dtype_of(tensors))
+        return y, ()
+
+    def keep(self, inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple([inputs[k] for k in self.kept])
+
+    def pullback(
+        self, g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
+    ) -> tuple[Tensor | None, ...]:
+        shapes, *numbers, reduction = options
+        if by_kernel and not self.needs_shapes and (reduction == "none" or g.is_cpu):
+            gradients = self._gradients_by_kernel(g, saved, numbers, reduction, tuple(needed))
+            if gradients is not None:
+                return gradients
+        shapes = shapes or [t.shape for t in saved]
+        full = torch.broadcast_shapes(*shapes)
+        if reduction == "mean":
+            g = upcast(g) / max(1, math.prod(full))
+        return tuple(
+            [
+                gradient.expand(full).sum_to_size(shape) if is_needed else None
+                for gradient, shape, is_needed in zip(self._chained(g, saved, numbers), shapes, needed, strict=True)
+            ]
+        )
+
+    def pushforward(self, tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
+        # The Jacobians are diagonal: what chain makes of a gradient for x, it makes of a tangent of x.
+        shapes, *numbers, reduction = options
+        full = torch.broadcast_shapes(*(shapes or [t.shape for t in saved]))
+        parts = [
+            self._chained(tangent.expand(full), saved, numbers, conjugate=False)[k]
+            for k, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        tangent = sum(parts[1:], parts[0])
+        return tangent if reduction == "none" else getattr(tangent, reduction)()
+
+    def _chained(
+        self, g: Tensor, saved: Sequence[Tensor], numbers: Sequence[Any], conjugate: bool = True
+    ) -> tuple[Any, ...]:
+        """The gradients in full shape; where complex numbers meet, backward takes the conjugates of the slopes."""
+        conjugate = conjugate and g.is_complex()
+        given = dict(zip(self.numbers, numbers, strict=True))
+        own = {name: given[name] for name in self.chosen}
+        gradients = self.chain(upcast(g.conj() if conjugate else g), *map(upcast, saved), **own)
+        return tuple([d.conj() for d in gradients]) if conjugate else gradients
+
+    def _value_by_kernel(self, tensors: Sequence[Tensor], numbers: Sequence[float], reduction: str) -> Tensor | None:
+        elementwise = reduction == "none"
+        seen = self._kernel_of_value(self.arrays, elementwise).seen_like(tensors)
+        if seen is not None:
+            z = torch.empty_like(tensors[0]) if elementwise else None
+            totals = seen.run(tensors if z is None else (*tensors, z), numbers)
+            return _reduced(totals[0], tensors[0], reduction) if z is None else z
+        lie = _layout(tensors)
+        if lie is None:
+            return None
+        formula, columns = self._kernel_of_value(lie.parts, elementwise), lie.columns
+        z = torch.empty_like(lie.like) if elementwise else None
+        if z is not None:
+            columns = [*columns, (z, lie.shape[1], 0)]
+        watched = tensors if lie.is_plain else ()
+        done = formula.run(lie.shape, columns, (*numbers, *lie.numbers), watched=watched)
+        if done is None:
+            return None
+        return _reduced(done[0], lie.like, reduction) if z is None else z
+
+    def _gradients_by_kernel(
+        self, g: Tensor, saved: Sequence[Tensor], numbers: Sequence[float], reduction: str, needed: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...] | None:
+        elementwise = reduction == "none"
+        watched = (g, *saved) if elementwise else saved
+        seen = self._kernel_of_chain(self.arrays, needed, elementwise).seen_like(watched)
+        if seen is not None:
+            given = numbers if elementwise else (*numbers, _per_element(g, saved[0], reduction))
+            results = tuple([torch.empty_like(saved[0]) if is_needed else None for is_needed in needed])
+            seen.run((*watched, *[result for result in results if result is not None]), given)
+            return results
+        lie = _layout(saved)
+        if lie is None or (elementwise and g.dtype is not lie.like.dtype):
+            return None
+        hypers, columns = [*numbers, *lie.numbers], list(lie.columns)
+        if elementwise:
+            columns.insert(0, (lying_as(torch.empty_like(lie.like), g), lie.shape[1], 0))
+        else:
+            hypers.append(_per_element(g, lie.like, reduction))
+        targets: list[Tensor | None] = []
+        for part, tensor, is_needed in zip(lie.parts, saved, needed, strict=True):
+            target = None
+            if is_needed and part != "number":
+                target = lie.target(part, tensor)
+                columns.append((target, lie.shape[1] if part == "array" else 1, 0))
+            targets.append(target)
+        formula = self._kernel_of_chain(lie.parts, needed, elementwise)
+        totals = formula.run(lie.shape, columns, hypers, watched=watched if lie.is_plain else ())
+        if totals is None:
+            return None
+        sums = iter(totals)
+        gradients: list[Tensor | None] = []
+        for part, target, tensor, is_needed in zip(lie.parts, targets, saved, needed, strict=True):
+            if not is_needed:
+                gradients.append(None)
+            elif target is None:
+                gradients.append(tensor.new_full(tensor.shape, next(sums)))
+            else:
+                gradients.append(lie.summed(part, target, tensor))
+        return tuple(gradients)
+
+    def _kernel_of_value(self, parts: tuple[Part, ...], elementwise: bool) -> RowFormula:
+        """The value, or its sum over all elements, for operands that lie so."""
+        if (parts, elementwise) not in self.kernels:
+
+            def function(*columns: Any, **numbers: Any) -> Any:
+                own = {name: numbers[name] for name in self.numbers}
+                y = self.value(*_operands(columns, parts, numbers), **own)
+                return y if elementwise else row_sum(y)
+
+            columns = tuple(part for part in parts if part != "number")
+            outputs = ("array" if elementwise else "total",)
+            formula = Formula(function, columns, (len(columns),), self._hypers(parts), self.name, outputs=outputs)
+            self.kernels[parts, elementwise] = RowFormula(formula)
+        return self.kernels[parts, elementwise]
+
+    def _kernel_of_chain(self, parts: tuple[Part, ...], needed: tuple[bool, ...], elementwise: bool) -> RowFormula:
+        """The gradients that are needed, each summed as far as its operand is the same; g a column or one number."""
+        if (parts, needed, elementwise) not in self.kernels:
+            order = [k for k, part in enumerate(parts) if needed[k] and part != "number"]
+            order += [k for k, part in enumerate(parts) if needed[k] and part == "number"]  # totals come last
+
+            def function(*columns: Any, **numbers: Any) -> Any:
+                g, *others = columns if elementwise else (numbers["g"], *columns)
+                own = {name: numbers[name] for name in self.chosen}
+                gradients = self.chain(g, *_operands(others, parts, numbers), **own)
+                return tuple(gradients[k] if parts[k] == "array" else row_sum(gradients[k]) for k in order)
+
+            columns = ("array",) * elementwise + tuple(part for part in parts if part != "number")
+            outputs = tuple("total" if parts[k] == "number" else parts[k] for k in order)
+            stores = tuple(range(len(columns), len(columns) + len(order)))
+            hypers = self._hypers(parts) + ("g",) * (not elementwise)
+            formula = Formula(function, columns, stores, hypers, f"{self.name}'s slope", outputs=outputs)
+            self.kernels[parts, needed, elementwise] = RowFormula(formula)
+        return self.kernels[parts, needed, elementwise]
+
+    def _hypers(self, parts: tuple[Part, ...]) -> tuple[str, ...]:
+        return (*self.numbers, *(f"operand{k}" for k, part in enumerate(parts) if part == "number"))
+
+
+def _reduced(total: float, like: Tensor, reduction: str) -> Tensor:
+    count = like.numel()
+    loss = total if reduction == "sum" else total / count if count else math.nan
+    return torch.scalar_tensor(loss, dtype=like.dtype)
+
+
+def _per_element(g: Tensor, like: Tensor, reduction: str) -> float:
+    """The upstream gradient that each element gets of that of the loss."""
+    return g.item() if reduction == "sum" else g.item() / max(1, like.numel())
+
+
+def _operands(columns: Sequence[Any], parts: tuple[Part, ...], numbers: dict[str, Any]) -> list[Any]:
+    """What the parts stand for: the columns in turn, numbers taken from their place among the hypers."""
+    column = iter(columns)
+    return [numbers[f"operand{k}"] if part == "number" else next(column) for k, part in enumerate(parts)]
+
+
+def _dtype_of(tensors: Sequence[Tensor]) -> torch.dtype:
+    """What these are promoted to."""
+    first, *others = tensors
+    if all(t.dtype is first.dtype for t in others):
+        return first.dtype
+    like = reduce(lambda a, b: a.new_empty((1,) * max(a.dim(), b.dim()), dtype=torch.result_type(a, b)), tensors)
+    return like.dtype
+
+
+@dataclass
+class _Layout:
+    """Operands as rows of one length, in the order of memory.
+
+    parts: how each operand lies. like: an operand of full shape. shape: rows, length, last (see `RowFormula`).
+    columns: the operands that are columns. numbers: the others. order: the dimensions as memory has them. lead:
+    how many of them are divided into rows. is_plain: all operands are contiguous and of one shape.
+    """
+
+    parts: tuple[Part, ...]
+    like: Tensor
+    shape: tuple[int, int, int]
+    columns: list[Column]
+    numbers: list[float]
+    order: list[int]
+    lead: int
+    is_plain: bool = False
+
+    def target(self, part: Part, tensor: Tensor) -> Tensor:
+        """Where the gradient of an operand goes: of full shape as the operands lie, or a number for each row."""
+        if part == "scalar":
+            return torch.empty(self.shape[0], dtype=torch.float64)
+        is_summed = tensor.shape != self.like.shape and tensor.dtype not in (torch.float32, torch.float64)
+        return torch.empty_like(self.like, dtype=torch.float32 if is_summed else None)
+
+    def summed(self, part: Part, target: Tensor, tensor: Tensor) -> Tensor:
+        """The gradient of the shape of its tensor."""
+        if part == "scalar":
+            sizes = [self.like.shape[d] if place < self.lead else 1 for place, d in enumerate(self.order)]
+            inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+            target = target.view(sizes).permute(inverse)
+        return target.sum_to_size(tensor.shape).to(tensor.dtype)
+
+
+def _layout(tensors: Sequence[Tensor]) -> _Layout | None:
+    """How these tensors can be taken by a kernel, or None."""
+    dtype = tensors[0].dtype
+    if dtype not in MEMORY or any(t.dtype is not dtype or not t.is_cpu or type(t) not in PLAIN for t in tensors):
+        return None
+    flat = _flat_layout(tensors)  # nearly always
+    if flat is not None:
+        return flat
+    full = torch.broadcast_shapes(*[t.shape for t in tensors])
+    like = next((t for t in tensors if t.shape == full), None)
+    return None if like is None or like.numel() == 0 else _layout_of_rows(tensors, torch.empty_like(like))
+
+
+def _flat_layout(tensors: Sequence[Tensor]) -> _Layout | None:
+    """Contiguous operands of the first one's shape, and numbers: one run of memory, divided among threads."""
+    first = tensors[0]
+    shape, count = first.shape, first.numel()
+    rows, length = -(-count // ROW), min(count, ROW)
+    parts: list[Part] = []
+    columns: list[Column] = []
+    numbers: list[float] = []
+    for tensor in tensors:
+        if tensor.shape == shape and tensor.is_contiguous():
+            parts.append("array")
+            columns.append((tensor, length, 0))
+        elif tensor.numel() == 1 and tensor.dim() <= len(shape):
+            parts.append("number")
+            numbers.append(tensor.item())
+        else:
+            return None
+    sizes = (rows, length, count - (rows - 1) * length)
+    return _Layout(tuple(parts), first, sizes, columns, numbers, [], 0, is_plain=not numbers)
+
+
+def _layout_of_rows(tensors: Sequence[Tensor], like: Tensor) -> _Layout:
+    full, strides = like.shape, like.stride()
+    order = sorted(range(like.dim()), key=lambda d: -strides[d])
+    sizes = [full[d] for d in order]
+    # The longest run of last dimensions over which every operand either varies everywhere or stays the same.
+    aligned = [t.reshape((1,) * (like.dim() - t.dim()) + t.shape).permute(order) for t in tensors]
+    lead = like.dim()
+    runs: list[bool | None] = [None] * len(tensors)
+    while lead > 0:
+        here = [None if sizes[lead - 1] == 1 else t.shape[lead - 1] > 1 for t in aligned]
+        if any(None not in pair and pair[0] != pair[1] for pair in zip(runs, here, strict=True)):
+            break
+        runs = [varies if run is None else run for run, varies in zip(runs, here, strict=True)]
+        lead -= 1
+    length, rows = math.prod(sizes[lead:]), math.prod(sizes[:lead])
+    parts: list[Part] = []
+    columns: list[Column] = []
+    numbers: list[float] = []
+    for tensor, view, varies in zip(tensors, aligned, runs, strict=True):
+        if tensor.shape == full:
+            parts.append("array")
+            columns.append((lying_as(like, tensor), length, 0))
+        elif tensor.numel() == 1:
+            parts.append("number")
+            numbers.append(tensor.item())
+        elif varies:
+            is_same = all(size == 1 for size in view.shape[:lead])
+            parts.append("array")
+            run = view.expand(view.shape if is_same else sizes).contiguous()
+            columns.append((run, 0 if is_same else length, 0))
+        else:
+            parts.append("scalar")
+            columns.append((view.expand(*sizes[:lead], *view.shape[lead:]).contiguous(), 1, 0))
+    if not lead and rows == 1:  # one run of memory: divided among threads
+        rows, last = -(-length // ROW), length % ROW or ROW
+        length = min(length, ROW)
+        columns = [(column, length, 0) for column, _, _ in columns]
+        return _Layout(tuple(parts), like, (rows, length, min(last, length)), columns, numbers, order, lead)
+    return _Layout(tuple(parts), like, (rows, length, length), columns, numbers, order, lead)

@@ -1,0 +1,381 @@
+"""The losses of the notes as functions and as modules, with the names and signatures of torch's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import _reduction
+from torch.overrides import handle_torch_function, has_torch_function
+
+from ..formula import HALF
+from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
+from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
+from ..functions.operation import nobody_watches
+from ..functions.squared_error import WeightedSquaredError
+
+_is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
+
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "QuadraticCost"]
+FUNCTIONS = ["binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "mse_loss", "quadratic_cost"]
+
+
+def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> Tensor:
+    """Σ (y - a)² in the three scalings of the notes; see `torch_lecture_ops.functions.SquaredError`.
+
+    Arguments:
+        input: a, the outputs of the last layer, of shape (n_L) or (examples, ..., n_L).
+        target: y, of the same shape.
+        reduction: "notes": 1/n_L Σ of each example, the cost C of the slides, added up over the examples; "sum": over
+            everything; "mean": over everything, as `mse_loss`. They differ by factors, which act like other learning
+            rates.
+
+    >>> quadratic_cost(torch.tensor([[0.5, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    tensor(2.1250)
+    """
+    if has_torch_function((input, target)):
+        return _overridden(quadratic_cost, (input, target), reduction=reduction)
+    if reduction not in ("notes", "sum", "mean"):
+        raise ValueError(f"quadratic_cost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+    if input.shape != target.shape:
+        raise ValueError(
+            f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    input, target = _floats("quadratic_cost", input, target)
+    n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
+    return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
+
+
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """(y - a)², its mean or sum over all elements; see `torch_lecture_ops.functions.SquaredError`.
+
+    Arguments:
+        input: a, a floating-point tensor of any shape.
+        target: y, of the same shape (others are broadcast, with a warning).
+        size_average, reduce: the old names of reduction.
+        reduction: "none", "mean" or "sum".
+        weight: a weight for each element; "mean" then divides by the sum of the weights.
+
+    >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    tensor(2.)
+    """
+    if has_torch_function((input, target, weight)):
+        options = dict(size_average=size_average, reduce=reduce, reduction=reduction, weight=weight)
+        return _overridden(mse_loss, (input, target), (weight,), **options)
+    reduction = _checked(reduction, size_average, reduce)
+    if target.shape != input.shape:
+        warnings.warn(
+            f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). This will "
+            "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.",
+            stacklevel=2,
+        )
+    input, target = _floats("mse_loss", input, target)
+    if weight is None:
+        return SquaredError.call(input, target, 1.0, reduction)
+    if weight.shape != input.shape:
+        raise ValueError("Weights and input must have the same size.")
+    if reduction != "mean":
+        return WeightedSquaredError.call(input, target, weight, reduction)
+    return WeightedSquaredError.call(input, target, weight, "sum") / weight.sum()
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-(y ln a + (1 - y) ln(1 - a)), its mean or sum; see `torch_lecture_ops.functions.BinaryCrossEntropy`.
+
+    Arguments:
+        input: a, probabilities in [0, 1], a tensor of any shape.
+        target: y, in [0, 1], of the same shape and dtype.
+        weight: weights of the elements, of a shape that broadcasts to that of the target.
+        size_average, reduce: the old names of reduction.
+        reduction: "none", "mean" or "sum".
+
+    >>> binary_cross_entropy(torch.tensor([0.5, 0.75]), torch.tensor([0.0, 1.0]))
+    tensor(0.4904)
+    """
+    if has_torch_function((input, target, weight)):
+        options = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
+        return _overridden(binary_cross_entropy, (input, target), (weight,), **options)
+    reduction = _checked(reduction, size_average, reduce)
+    if target.shape != input.shape:
+        raise ValueError(
+            f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is "
+            "deprecated. Please ensure they have the same size."
+        )
+    if input.is_cuda and is_autocast_on(input):
+        raise RuntimeError(
+            "binary_cross_entropy is unsafe under autocast: a probability of float16 has lost what its logarithm "
+            "needs; use binary_cross_entropy_with_logits"
+        )
+    if not input.is_floating_point():
+        raise NotImplementedError(f"binary_cross_entropy: floating-point tensors are needed, got {input.dtype}")
+    if target.dtype is not input.dtype:
+        raise RuntimeError(f"Found dtype {target.dtype} but expected {input.dtype}")
+    if weight is None:
+        loss = BinaryCrossEntropy.call(input, target, reduction)
+    else:
+        _check_broadcast(weight, target)
+        loss = WeightedBinaryCrossEntropy.call(input, target, weight.to(input.dtype), reduction)
+    _check_probabilities(loss, input, target)
+    return loss
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """`binary_cross_entropy` of σ(input), which does not saturate; see
+    `torch_lecture_ops.functions.BinaryCrossEntropyWithLogits`.
+
+    Arguments:
+        input: z, logits, a floating-point tensor of any shape.
+        target: y, in [0, 1], of the same shape.
+        weight: weights of the elements, of a shape that broadcasts to that of the input.
+        size_average, reduce: the old names of reduction.
+        reduction: "none", "mean" or "sum".
+        pos_weight: how often a positive element counts, of a shape that broadcasts to that of the input.
+
+    >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 1.0]))
+    tensor(0.4100)
+    """
+    if has_torch_function((input, target, weight, pos_weight)):
+        options: dict[str, Any] = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
+        options |= dict(pos_weight=pos_weight)
+        return _overridden(binary_cross_entropy_with_logits, (input, target), (weight, pos_weight), **options)
+    reduction = _checked(reduction, size_average, reduce)
+    if target.shape != input.shape:
+        raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
+    for tensor in (weight, pos_weight):
+        if tensor is not None:
+            _check_broadcast(tensor, input)
+    if not target.is_floating_point() and input.is_floating_point():
+        raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
+    input, target = _floats("binary_cross_entropy_with_logits", input, target)
+    if weight is None and pos_weight is None:
+        return BinaryCrossEntropyWithLogits.call(input, target, reduction)
+    one = input.new_ones(())
+    weights = [one if tensor is None else tensor for tensor in (weight, pos_weight)]
+    return WeightedBinaryCrossEntropyWithLogits.call(input, target, *weights, reduction)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-ln softmax(input) at the target, its mean or sum; see `torch_lecture_ops.functions.CrossEntropy`.
+
+    Arguments:
+        input: x, logits of shape (C), (N, C) or (N, C, d₁, ...).
+        target: labels in [0, C), int64 or uint8, of shape (), (N) or (N, d₁, ...); or probabilities, of the shape of
+            the input.
+        weight: of shape (C), a weight for each class.
+        size_average, reduce: the old names of reduction.
+        ignore_index: the label of rows that do not count.
+        reduction: "none", "mean" (weighted, of rows that count) or "sum".
+        label_smoothing: ε in [0, 1], the part of the target that is spread over all classes.
+
+    >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2]))
+    tensor(0.7531)
+    """
+    if has_torch_function((input, target, weight)):
+        options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
+        options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
+        return _overridden(cross_entropy, (input, target), (weight,), **options)
+    reduction = _checked(reduction, size_average, reduce)
+    _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
+    if not target.is_floating_point():
+        (input,) = _floats("cross_entropy", input)
+        if input.dim() == 1:
+            input = input.expand(1, -1) if target.dim() else input
+        return CrossEntropy.call(input, target, weight, reduction, ignore_index, label_smoothing)
+    input, target = _floats("cross_entropy", input, target)
+    classes = input.shape[1 if input.dim() > 1 else 0]
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / classes
+    if weight is not None:
+        target = target * weight.view(-1, *[1] * (input.dim() - 2))
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    return CrossEntropy.call(input.to(dtype), target.to(dtype), None, reduction, ignore_index, 0.0)
+
+
+def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (), **options: Any) -> Any:
+    return handle_torch_function(function, (*tensors, *others), *tensors, **options)
+
+
+def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    return reduction
+
+
+def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, in float32 where autocast is on."""
+    if not tensors[0].is_floating_point() or tensors[-1].is_complex():
+        raise NotImplementedError(
+            f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
+        )
+    if is_autocast_on(tensors[0]):
+        return tuple([t.float() if t.dtype in HALF else t for t in tensors])
+    return tensors
+
+
+def is_autocast_on(tensor: Tensor) -> bool:
+    """For the device of this tensor, if that knows autocast."""
+    if not _is_any_autocast_enabled():
+        return False
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _check_broadcast(weight: Tensor, target: Tensor) -> None:
+    shape = torch.broadcast_shapes(weight.shape, target.shape)
+    if shape != target.shape:
+        raise RuntimeError(
+            f"output with shape {list(target.shape)} doesn't match the broadcast shape {list(shape)} of weight"
+        )
+
+
+def _check_probabilities(loss: Tensor, input: Tensor, target: Tensor) -> None:
+    """A loss that is NaN tells that a probability may be none: only then they are looked at.
+
+    Not where there are no values to look at, nor where looking would wait for a device.
+    """
+    if torch.compiler.is_compiling() or not nobody_watches() or type(loss) is not Tensor or not loss.is_cpu:
+        return
+    if loss.isnan().any():
+        for name, tensor in (("input", input), ("target", target)):
+            if not ((tensor >= 0) & (tensor <= 1)).all():
+                raise RuntimeError(f"all elements of {name} should be between 0 and 1")
+
+
+def _check_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> None:
+    """The errors of torch, with its types and, where they say what is wrong, its texts."""
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    classes = input.shape[1 if input.dim() > 1 else 0] if input.dim() else 0
+    if weight is not None and weight.shape != (classes,):
+        raise RuntimeError(
+            f"cross_entropy: weight tensor should be defined either for all {classes} classes or no classes but got "
+            f"weight tensor of shape: {list(weight.shape)}"
+        )
+    if target.is_floating_point():
+        if input.shape != target.shape or not input.dim():
+            raise RuntimeError(
+                f"expected target dtype to be Long or Byte, but got {target.dtype}; probabilities must have the shape "
+                f"of the input, {list(input.shape)}, got {list(target.shape)}"
+            )
+        if ignore_index >= 0:
+            raise RuntimeError("ignore_index is not supported for floating point target")
+        return
+    if input.shape == target.shape:
+        raise RuntimeError(f"Expected floating point type for target with class probabilities, got {target.dtype}")
+    if input.dim() == 0:
+        raise RuntimeError("cross_entropy: the input must have a dimension of classes, got a tensor of shape []")
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target.dtype}")
+    if weight is not None and weight.dtype is not input.dtype and input.is_floating_point():
+        raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype}")
+    if input.dim() == 1:
+        if target.shape not in ((), (1,)):
+            raise RuntimeError(f"size mismatch (got input: {list(input.shape)}, target: {list(target.shape)})")
+    elif target.dim() and target.shape[0] != input.shape[0]:
+        raise ValueError(
+            f"Expected input batch_size ({input.shape[0]}) to match target batch_size ({target.shape[0]})."
+        )
+    elif target.shape != (size := (input.shape[0], *input.shape[2:])):
+        raise RuntimeError(f"Expected target size {list(size)}, got {list(target.shape)}")
+
+
+class MSELoss(nn.MSELoss):
+    """(y - a)², its mean or sum; arguments as `torch.nn.MSELoss`, see `torch_lecture_ops.functions.SquaredError`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return mse_loss(input, target, reduction=self.reduction)
+
+
+class QuadraticCost(nn.Module):
+    """Σ (y - a)² in the three scalings of the notes; see `torch_lecture_ops.nn.functional.quadratic_cost`.
+
+    Arguments:
+        reduction: "notes" (1/n_L Σ of each example, added up over the examples), "sum" or "mean".
+    """
+
+    def __init__(self, reduction: str = "notes") -> None:
+        super().__init__()
+        if reduction not in ("notes", "sum", "mean"):
+            raise ValueError(f"QuadraticCost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+        self.reduction = reduction
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return quadratic_cost(input, target, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+class BCELoss(nn.BCELoss):
+    """-(y ln a + (1 - y) ln(1 - a)), its mean or sum; arguments as `torch.nn.BCELoss`, see
+    `torch_lecture_ops.functions.BinaryCrossEntropy`.
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
+
+
+class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+    """`BCELoss` of σ(z); arguments as `torch.nn.BCEWithLogitsLoss`, see
+    `torch_lecture_ops.functions.BinaryCrossEntropyWithLogits`.
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(
+            input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+        )
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """-ln softmax(x) at the target, its mean or sum; arguments as `torch.nn.CrossEntropyLoss`, see
+    `torch_lecture_ops.functions.CrossEntropy`.
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
