@@ -8,9 +8,11 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as builtin
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -22,14 +24,11 @@ def script(request, monkeypatch):
     return importlib.import_module(request.param)
 
 
-def each_script(function):
-    return pytest.mark.parametrize("script", ["optimizer_step", "activations", "training_step"], indirect=True)(
-        function
-    )
+def scripts(*names: str):
+    return pytest.mark.parametrize("script", names, indirect=True)
 
 
-def one_script(name: str):
-    return pytest.mark.parametrize("script", [name], indirect=True)
+each_script = scripts("optimizer_step", "activations", "losses", "training_step")
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_a_mistake_takes_one_line_that_names_what_is_valid(capsys, script, argv,
         assert word in line
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 @pytest.mark.parametrize(
     "argv, named",
     [
@@ -102,11 +101,11 @@ def test_a_mistake_about_optimizers(capsys, script, argv, named):
         assert word in line
 
 
-@one_script("activations")
+@scripts("activations")
 @pytest.mark.parametrize(
     "argv, named",
     [
-        (["--function", "gelo"], ["'gelo'", "relu", "sigmoid", "tanh", "silu"]),
+        (["--function", "gelo"], ["'gelo'", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "prelu", "maxout"]),
         (["--size", "1000"], ["'1000'", "1024", "65536", "1048576", "8388608"]),
     ],
 )
@@ -116,15 +115,37 @@ def test_a_mistake_about_activations(capsys, script, argv, named):
         assert word in line
 
 
-@one_script("training_step")
+@scripts("losses")
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--function", "mae"], ["'mae'", "mse_loss", "binary_cross_entropy", "softmax", "cross_entropy"]),
+        (["--size", "10x128"], ["'10x128'", "1024", "8388608", "128x10", "1024x1000", "64x50257"]),
+        (["--function", "softmax", "--size", "65536"], ["65536", "softmax", "128x10", "1024x1000", "64x50257"]),
+        (["--function", "mse_loss", "--size", "1024,128x10"], ["128x10", "mse_loss has 1024"]),
+    ],
+)
+def test_a_mistake_about_losses(capsys, script, argv, named):
+    line = complaint(capsys, script, *argv)
+    for word in named:
+        assert word in line
+
+
+@scripts("training_step")
 def test_a_mistake_about_training(capsys, script):
     assert "'adan'" in complaint(capsys, script, "--optimizer", "adan")
     assert "at least 1" in complaint(capsys, script, "--batch", "0")
 
 
-@one_script("optimizer_step")
-def test_modes_do_not_overwrite_each_others_results(script):
-    assert len({script.parse_options(mode).json for mode in ([], ["--first-step"], ["--memory"])}) == 3
+@pytest.mark.parametrize(
+    "script, modes",
+    [("optimizer_step", ["--first-step", "--memory"]), ("activations", ["--memory"]), ("losses", ["--memory"])],
+    indirect=["script"],
+)
+def test_modes_do_not_overwrite_each_others_results(script, modes):
+    files = [script.parse_options(argv).json for argv in ([], *([mode] for mode in modes))]
+    assert len(set(files)) == len(files)
+    assert all(file.name.startswith(script.__name__) for file in files)
 
 
 @each_script
@@ -140,7 +161,7 @@ def test_a_file_that_cannot_be_written_is_found_before_measuring(capsys, script,
         assert "--json" in complaint(capsys, script, "--json", str(path))
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_a_model_that_needs_torchvision(capsys, script, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     assert "--model tiny, mlp, many, gpt2" in complaint(capsys, script, "--model", "tiny,resnet18")
@@ -149,7 +170,7 @@ def test_a_model_that_needs_torchvision(capsys, script, monkeypatch):
 # ---- a run
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_steps_are_compared_with_every_path_of_torch(capsys, script, tmp_path):
     path = tmp_path / "results.json"
     argv = ["--model", "tiny", "--optimizer", "sgd,rmsprop", "--seconds", "0.01", "--json", str(path)]
@@ -174,7 +195,7 @@ def test_steps_are_compared_with_every_path_of_torch(capsys, script, tmp_path):
             assert_spread(spread)
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_first_steps_come_cold_then_warm_then_torchs(capsys, script, tmp_path, monkeypatch):
     seen = []
 
@@ -196,7 +217,7 @@ def test_first_steps_come_cold_then_warm_then_torchs(capsys, script, tmp_path, m
         assert row[kind]["median"] == pytest.approx(median)
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_a_first_step_is_taken_in_a_fresh_process(script, tmp_path):
     seconds, engine = script.first_step("torch_lecture_ops.optim", script.CASES["momentum"], str(tmp_path))
     assert seconds > 0
@@ -204,7 +225,7 @@ def test_a_first_step_is_taken_in_a_fresh_process(script, tmp_path):
     assert (engine == "c") == any(tmp_path.rglob("*.so"))  # the cache was the one given
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_step(capsys, script, tmp_path, monkeypatch):
     monkeypatch.setitem(script.MODELS, "tiny", script.Model(lambda: [(1000, 1000)] * 2, 2, 2_000_000))
@@ -216,7 +237,7 @@ def test_memory_of_a_step(capsys, script, tmp_path, monkeypatch):
     assert row["bytes"]["foreach"] > 7_000_000 > 1_000_000 > row["bytes"]["ours"]
 
 
-@one_script("training_step")
+@scripts("training_step")
 def test_training_is_compared_with_every_path_of_torch(capsys, script, tmp_path):
     path = tmp_path / "results.json"
     argv = ["--optimizer", "adam,nadam", "--batch", "2", "--seconds", "0.01", "--json", str(path)]
@@ -232,7 +253,7 @@ def test_training_is_compared_with_every_path_of_torch(capsys, script, tmp_path)
         assert_spread(row["ratio"])
 
 
-@one_script("activations")
+@scripts("activations")
 def test_functions_are_compared_with_the_built_in_ones(capsys, script, tmp_path):
     path = tmp_path / "results.json"
     argv = ["--function", "relu,silu", "--size", "1024", "--seconds", "0.01", "--json", str(path)]
@@ -245,14 +266,115 @@ def test_functions_are_compared_with_the_built_in_ones(capsys, script, tmp_path)
     rows = read_results(path)
     assert [row["floor"] for row in rows] == [None, 0.55] * 2
     for row in rows:
-        assert set(row["seconds"]) == set(row["gigabytes_per_second"]) == {"ours", "torch", "copy"}
-        assert row["rounds"] >= 5
-        for spread in (row["ratio"], *row["seconds"].values()):
-            assert_spread(spread)
+        assert_compared(row)
 
 
-def test_a_script_runs_from_any_folder(tmp_path):
-    command = [sys.executable, BENCHMARKS / "activations.py", "--help"]
+def assert_compared(row: dict) -> None:
+    assert set(row["seconds"]) == set(row["gigabytes_per_second"]) == {"ours", "torch", "copy"}
+    assert row["rounds"] >= 5
+    for spread in (row["ratio"], *row["seconds"].values()):
+        assert_spread(spread)
+
+
+def bytes_moved(row: dict, side: str = "ours") -> float:
+    return row["gigabytes_per_second"][side] * 1e9 * row["seconds"][side]["median"]
+
+
+@scripts("activations")
+def test_what_torch_has_under_another_name_is_compared(script, tmp_path):
+    path = tmp_path / "results.json"
+    argv = ["--function", "affine,prelu,maxout", "--size", "1024", "--seconds", "0.01", "--json", str(path)]
+    assert script.main(argv) == 0
+    rows = read_results(path)
+    assert [row["floor"] for row in rows] == [None, 0.8, None, None, None, None]
+    for row in rows:
+        assert_compared(row)
+    affine, prelu, maxout = rows[1::2]
+    assert bytes_moved(affine) == pytest.approx(4 * 4096)  # x, y, g, dx
+    assert bytes_moved(prelu) == pytest.approx(5 * 4096 + 3 * 4)  # and x again; the slope twice and its gradient
+    assert bytes_moved(maxout) == pytest.approx(2.5 * 4096 + 2 * 256)  # and a byte for each output, both ways
+
+
+@scripts("losses")
+def test_losses_are_compared_with_the_built_in_ones(capsys, script, tmp_path):
+    path = tmp_path / "results.json"
+    argv = ["--size", "1024,128x10", "--seconds", "0.01", "--json", str(path)]
+    assert script.main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    sizes = dict.fromkeys(["mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"], "1024")
+    sizes |= dict.fromkeys(["softmax", "log_softmax", "cross_entropy"], "128x10")
+    assert [line.split()[:3] for line in out.splitlines()[2:]] == [
+        [function, size, direction] for function, size in sizes.items() for direction in ("forward", "forward+backward")
+    ]
+    rows = read_results(path)
+    assert [row["floor"] for row in rows[1::2]] == [0.7, 0.7, 0.8, 0.5, None, 0.7]
+    for row in rows:
+        assert_compared(row)
+    mse_forward, _, _, bce, *_ = rows
+    assert bytes_moved(mse_forward) == pytest.approx(2 * 4096 + 4)  # x, target and the loss
+    assert bytes_moved(bce) == pytest.approx(5 * 4096 + 4)  # and x, target once more, dx
+
+
+@scripts("activations", "losses")
+def test_every_floor_is_that_of_a_row(script):
+    rows = {(name, size) for name, case in script.CASES.items() for size in case.shapes}
+    assert set(script.FLOORS) <= rows
+
+
+@scripts("activations", "losses")
+def test_functions_save_no_more_than_they_may(capsys, script, tmp_path):
+    path = tmp_path / "results.json"
+    assert script.main(["--memory", "--json", str(path), "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    rows = {(row["function"], row["size"]): row for row in read_results(path)}
+    assert {function for function, _ in rows} == set(script.CASES)
+    assert f"{len(rows)} of {len(rows)} floors held" in out
+    if script.__name__ == "activations":
+        buffers = {name: rows[name, "mlp"]["saved"] for name in ("relu", "leaky_relu", "elu")}
+        x = rows["relu", "mlp"]["x"]
+        assert buffers["relu"] == {"ours": 5 * x, "torch": 5 * x}
+        assert buffers["leaky_relu"] == buffers["elu"] == {"ours": 5 * x, "torch": 8 * x}
+        assert rows["maxout", "65536"]["saved"] == {"ours": 65_536 // 4, "torch": 8 * 65_536 // 4}
+    else:
+        own = rows["cross_entropy", "1024x1000"]["own"]
+        assert 10 * own["ours"] < 1_024 * 1_000 * 4 <= own["torch"]
+
+
+@pytest.mark.parametrize(
+    "script, missed",
+    [
+        ("activations", ["leaky_relu of mlp", "elu of mlp", "maxout of 65536"]),
+        ("losses", ["cross_entropy of 1024x1000"]),
+    ],
+    indirect=["script"],
+)
+def test_torchs_own_functions_would_miss_the_limits_of_memory(capsys, script, tmp_path, monkeypatch, missed):
+    stand_in = SimpleNamespace(**vars(builtin))
+    stand_in.affine = lambda x, a, c: a * x + c
+    stand_in.maxout = lambda x, pieces: x.unflatten(-1, (-1, pieces)).max(-1).values
+    monkeypatch.setattr(sys.modules["passes"], "ours", stand_in)
+    assert script.main(["--memory", "--json", str(tmp_path / "results.json"), "--check"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("missed: ")]
+    assert sorted(line.removeprefix("missed: ").partition(":")[0] for line in lines) == sorted(missed)
+
+
+@scripts("activations")
+def test_a_storage_is_counted_once(script):
+    keep = sys.modules["passes"].keep
+    x, weight = torch.ones(10, requires_grad=True), torch.ones(10, requires_grad=True)
+    kept, _ = keep(lambda x: (x * weight).exp().exp(), (x,))
+    assert (kept.saved, kept.own) == (4 * 40, 2 * 40)  # x, weight and both results; weight is no argument
+    kept, _ = keep(lambda x: (x * weight).exp().exp(), (x,), [weight])
+    assert (kept.saved, kept.own) == (3 * 40, 40)
+    kept, _ = keep(lambda x: x * x.view(2, 5).view(10), (x,))
+    assert (kept.saved, kept.own) == (40, 0)
+
+
+@pytest.mark.parametrize("script", ["activations.py", "losses.py"])
+def test_a_script_runs_from_any_folder(tmp_path, script):
+    command = [sys.executable, BENCHMARKS / script, "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--check" in done.stdout
@@ -263,7 +385,7 @@ def test_a_script_runs_from_any_folder(tmp_path):
 def test_a_missed_floor_fails_the_check_and_is_named(capsys, script, tmp_path, monkeypatch, floor, status):
     monkeypatch.setattr(script, "FLOORS", dict.fromkeys(script.FLOORS, floor))
     rows = {"optimizer_step": "--model=tiny --optimizer=sgd", "activations": "--function=relu --size=1024"}
-    rows["training_step"] = "--optimizer=sgd"
+    rows |= {"losses": "--function=mse_loss --size=1024", "training_step": "--optimizer=sgd"}
     argv = [*rows[script.__name__].split(), "--seconds=0.01", f"--json={tmp_path / 'results.json'}", "--check"]
     assert script.main(argv) == status
     out = capsys.readouterr().out
@@ -271,7 +393,7 @@ def test_a_missed_floor_fails_the_check_and_is_named(capsys, script, tmp_path, m
     assert ("missed: " in out) == bool(status)
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_ctrl_c_keeps_what_is_finished(capsys, script, tmp_path, monkeypatch):
     def compare_and_stop(model, name, params, options, compare=script.compare):
         if name == "adam":
@@ -289,14 +411,14 @@ def test_ctrl_c_keeps_what_is_finished(capsys, script, tmp_path, monkeypatch):
 # ---- models and measuring
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_models_have_the_parameters_they_should(script):
     pytest.importorskip("torchvision")
     for model in script.MODELS.values():
         assert len(model.checked_shapes()) == model.tensors
 
 
-@one_script("optimizer_step")
+@scripts("optimizer_step")
 def test_bytes_of_a_step(script):
     params = [torch.nn.Parameter(torch.ones(10)), torch.nn.Parameter(torch.ones(5, 2))]
     for p in params:
