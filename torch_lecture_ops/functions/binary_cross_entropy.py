@@ -11,7 +11,7 @@ from .pointwise import Pointwise
 
 def _value(a: Any, y: Any, w: Any) -> Any:
     loss = w * ((y - 1) * maximum(log1p(-a), -100) - y * maximum(log(a), -100))
-    return where(abs(y - 0.5) <= 0.5, loss, math.nan)  # as of an output outside [0, 1], whose logarithm is NaN
+    return where(y * (1 - y) >= 0, loss, math.nan)  # as of an output outside [0, 1], whose logarithm is NaN
 
 
 def _chain(g: Any, a: Any, y: Any, w: Any) -> Any:
@@ -87,7 +87,7 @@ class WeightedBinaryCrossEntropyWithLogits(Pointwise):
         sigma, soft = 1 / (1 + exp(-z)), _softplus(-z)
         return (
             g * w * ((1 - y + p * y) * sigma - p * y),
-            g * w * ((p - 1) * soft - z),
+            g * w * (p * soft - _softplus(z)),
             g * ((1 - y) * z + (1 + (p - 1) * y) * soft),
             g * w * y * soft,
         )

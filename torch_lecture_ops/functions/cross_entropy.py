@@ -50,6 +50,7 @@ def _formulas(of_labels: bool, weighted: bool, reduced: bool, both: bool) -> tup
             return m, s, loss, 1.0, 0.0
         weight = row_sum(where(place(x) == target, w[0], 0.0)) if weighted else 1.0
         is_no_class = where(target < 0, 1.0, where(target >= classes, 1.0, 0.0))
+        loss = where(is_no_class > 0, math.nan, loss)  # where nobody can say so otherwise
         return m, s, *(where(target == ignore, 0.0, result) for result in (loss, weight, is_no_class))
 
     def slope(*columns: Any, ignore: Any, classes: Any, smoothing: Any, **upstream: Any) -> Any:
@@ -57,7 +58,7 @@ def _formulas(of_labels: bool, weighted: bool, reduced: bool, both: bool) -> tup
         dx = g * _slope(x, *distribution(x, target, w, classes, smoothing), m, s)
         if of_labels:
             return where(target == ignore, 0.0, dx)
-        return (dx, g * (m + s - x)) if both else dx
+        return (dx, g * (s - (x - m))) if both else dx
 
     numbers: tuple[str, ...] = ("ignore", "classes", "smoothing")
     columns: Any = ("array", "scalar" if of_labels else "array") + ("array",) * weighted
@@ -102,9 +103,9 @@ class CrossEntropy(Operation):
             return done
         _, _, loss, count, is_no_class = _value_on_tensors(x, target, weight, options)
         if by_kernel and type(loss) is Tensor and loss.is_cpu and torch.any(is_no_class):
-            raise _out_of_bounds(x, target, options[0])
+            raise out_of_bounds(x, target, options[0])
         if reduction == "none":
-            return loss.squeeze(-1).to(x.dtype), ()
+            return loss.squeeze(-1).to(x.dtype).contiguous(), ()
         return (loss.sum() if reduction == "sum" else loss.sum() / count.sum()).to(x.dtype), ()
 
     @staticmethod
@@ -187,7 +188,7 @@ def _value_by_kernel(
         return None
     *sums, sum_of_weights, no_classes = totals
     if no_classes:
-        raise _out_of_bounds(x, target, options[0])
+        raise out_of_bounds(x, target, options[0])
     divisor = sum_of_weights if reduction == "mean" else 1.0
     loss = torch.scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype) if rows is None else rows
     return loss, (statistics, torch.scalar_tensor(divisor, dtype=torch.float64))
@@ -234,7 +235,8 @@ def _value_on_tensors(x: Tensor, target: Tensor, weight: Tensor | None, options:
     """m, s, the loss, the weight of the label, whether it is no class: of each row."""
     of_labels, (ignore, smoothing) = not target.is_floating_point(), options
     formula, _ = _FORMULAS[of_labels, weight is not None, True, False]
-    columns: tuple[Any, ...] = (_classes_last(x), target.unsqueeze(-1) if of_labels else _classes_last(target))
+    target = target.long().unsqueeze(-1) if of_labels else _classes_last(target)
+    columns: tuple[Any, ...] = (_classes_last(x), target)
     columns += () if weight is None else (weight,)
     results = formula.on_tensors(*columns, numbers=(ignore, columns[0].shape[-1], smoothing))
     return tuple([r if isinstance(r, Tensor) else torch.full_like(results[2], r) for r in results])
@@ -250,7 +252,7 @@ def _slope_on_tensors(
         g = g / count.sum()
     of_labels, (ignore, smoothing) = not target.is_floating_point(), options
     _, formula = _FORMULAS[of_labels, weight is not None, False, both]
-    rows = target.unsqueeze(-1) if of_labels else _classes_last(target)
+    rows = target.long().unsqueeze(-1) if of_labels else _classes_last(target)
     columns = (g.unsqueeze(-1), _classes_last(x), rows, *(() if weight is None else (weight,)), m, s)
     slopes = formula.on_tensors(*columns, numbers=(ignore, columns[1].shape[-1], smoothing))
     gradients = [_classes_second(slope).to(like.dtype) for slope, like in zip(slopes, inputs, strict=False)]
@@ -261,6 +263,7 @@ def _quotient(a: float, b: float) -> float:
     return a / b if b else math.nan if a == 0 else a * math.inf
 
 
-def _out_of_bounds(x: Tensor, target: Tensor, ignore: float) -> IndexError:
+def out_of_bounds(x: Tensor, target: Tensor, ignore: float) -> IndexError:
+    """The error for labels that are no class."""
     wrong = target[(target != ignore) & ((target < 0) | (target >= _classes_last(x).shape[-1]))]
     return IndexError(f"Target {wrong[0].item()} is out of bounds.")

@@ -38,7 +38,7 @@ class Maxout(Operation):
             if _value_by_kernel(x, k, dim, y, index):
                 return y, (index,)
         y, index = _VALUE.on_tensors(_pieces(x, k, dim))
-        y, index = (t.squeeze(-1).movedim(-1, dim) for t in (y, index))
+        y, index = (t.squeeze(-1).movedim(-1, dim).contiguous() for t in (y, index))
         return y.to(x.dtype), (index.to(torch.uint8 if k <= 256 else torch.int64),)
 
     @staticmethod
@@ -99,7 +99,7 @@ def _routed(g: Tensor, index: Tensor, k: int, dim: int) -> Tensor:
     """g at the piece that won, by torch's operators."""
     g, index = (t.movedim(dim, -1).unsqueeze(-1) for t in (g, index))
     routed = torch.where(torch.arange(k, device=g.device) == index, g, 0.0)
-    return routed.reshape(*routed.shape[:-2], routed.shape[-2] * k).movedim(-1, dim)
+    return routed.reshape(*routed.shape[:-2], routed.shape[-2] * k).movedim(-1, dim).contiguous()
 
 
 def _value_by_kernel(x: Tensor, k: int, dim: int, y: Tensor, index: Tensor) -> bool:

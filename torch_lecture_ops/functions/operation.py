@@ -149,6 +149,11 @@ def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
     return distinct
 
 
+def has_values(tensor: Tensor) -> bool:
+    """That may be read: not while compiling or tracing, nor of a device, which would wait, or another kind of tensor."""
+    return not _is_compiling() and not _dispatch_modes() and type(tensor) is Tensor and tensor.is_cpu
+
+
 def has_memory(g: Tensor) -> bool:
     """Whether it holds values itself. Not if it is a wrapper around a tensor, such as that of is_grads_batched=True."""
     if type(g) not in PLAIN:

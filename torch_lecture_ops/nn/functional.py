@@ -35,7 +35,9 @@ from ..functions.relu import ReLUOfInput
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    check_tensors,
     cross_entropy,
+    in_autocast_dtype,
     is_autocast_on,
     mse_loss,
     quadratic_cost,
@@ -169,9 +171,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """
     if has_torch_function((input, weight)):
         return handle_torch_function(prelu, (input, weight), input, weight)
-    if is_autocast_on(input):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight = input.to(dtype), weight.to(dtype)
+    check_tensors("prelu", input=input, weight=weight)
+    input, weight = in_autocast_dtype(input, weight)
     _check_floats("prelu", input)
     if input.dtype is not weight.dtype:
         raise RuntimeError(f"prelu: Type promoting not supported. Got {input.dtype} and {weight.dtype}")
@@ -322,10 +323,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     """
     if has_torch_function((a, b)):
         return handle_torch_function(matmul, (a, b), a, b)
-    if is_autocast_on(a):
-        dtype = torch.get_autocast_dtype(a.device.type)
-        a, b = (t.to(dtype) if t.is_floating_point() and t.dtype is not torch.float64 else t for t in (a, b))
-    return MatMul.call(a, b)
+    return MatMul.call(*in_autocast_dtype(a, b))
 
 
 def _overridden(function: Any, input: Tensor, **options: Any) -> Any:
@@ -345,7 +343,17 @@ def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
     """A number as a tensor that promotes others as the number would."""
     if isinstance(value, Tensor):
         return value
-    return torch.tensor(value, dtype=torch.result_type(like, value), device=like.device)
+    number = torch.tensor(value, device=like.device)
+    if _rank(like) < _rank(number):
+        return number
+    # With all its digits: half types compute in float32, and a 0-dim tensor promotes only such.
+    dtype = torch.float32 if like.dtype in HALF and like.dim() else like.dtype
+    return torch.tensor(value, dtype=dtype, device=like.device)
+
+
+def _rank(x: Tensor) -> int:
+    """Of the kinds of numbers, of which promotion takes the higher one."""
+    return 3 if x.is_complex() else 2 if x.is_floating_point() else int(x.dtype is not torch.bool)
 
 
 def _along(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from ..formula import HALF
 from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
-from ..functions.operation import nobody_watches
+from ..functions.cross_entropy import out_of_bounds
+from ..functions.operation import has_values, nobody_watches
 from ..functions.squared_error import WeightedSquaredError
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
@@ -45,6 +47,7 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
         )
+    check_tensors("quadratic_cost", input=input, target=target)
     input, target = _floats("quadratic_cost", input, target)
     n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
     return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
@@ -80,14 +83,16 @@ def mse_loss(
             "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.",
             stacklevel=2,
         )
-    input, target = _floats("mse_loss", input, target)
+        torch.broadcast_tensors(input, target)  # says what is wrong if they cannot be
+    input, target = _floats("mse_loss", input, target, autocast=weight is None)
     if weight is None:
         return SquaredError.call(input, target, 1.0, reduction)
     if weight.shape != input.shape:
         raise ValueError("Weights and input must have the same size.")
     if reduction != "mean":
         return WeightedSquaredError.call(input, target, weight, reduction)
-    return WeightedSquaredError.call(input, target, weight, "sum") / weight.sum()
+    loss = WeightedSquaredError.call(input, target, weight, "sum")
+    return loss / weight.sum(dtype=torch.float64).to(loss.dtype)
 
 
 def binary_cross_entropy(
@@ -114,6 +119,7 @@ def binary_cross_entropy(
         options = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
         return _overridden(binary_cross_entropy, (input, target), (weight,), **options)
     reduction = _checked(reduction, size_average, reduce)
+    check_tensors("binary_cross_entropy", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is "
@@ -128,6 +134,7 @@ def binary_cross_entropy(
         raise NotImplementedError(f"binary_cross_entropy: floating-point tensors are needed, got {input.dtype}")
     if target.dtype is not input.dtype:
         raise RuntimeError(f"Found dtype {target.dtype} but expected {input.dtype}")
+    input, target = _floats("binary_cross_entropy", input, target)
     if weight is None:
         loss = BinaryCrossEntropy.call(input, target, reduction)
     else:
@@ -165,19 +172,24 @@ def binary_cross_entropy_with_logits(
         options |= dict(pos_weight=pos_weight)
         return _overridden(binary_cross_entropy_with_logits, (input, target), (weight, pos_weight), **options)
     reduction = _checked(reduction, size_average, reduce)
+    check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
     for tensor in (weight, pos_weight):
         if tensor is not None:
             _check_broadcast(tensor, input)
-    if not target.is_floating_point() and input.is_floating_point():
+    if not input.is_floating_point():
+        raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
+    if not target.is_floating_point():
         raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
     input, target = _floats("binary_cross_entropy_with_logits", input, target)
     if weight is None and pos_weight is None:
-        return BinaryCrossEntropyWithLogits.call(input, target, reduction)
-    one = input.new_ones(())
-    weights = [one if tensor is None else tensor for tensor in (weight, pos_weight)]
-    return WeightedBinaryCrossEntropyWithLogits.call(input, target, *weights, reduction)
+        loss = BinaryCrossEntropyWithLogits.call(input, target, reduction)
+    else:
+        one = input.new_ones(())
+        weights = [one if tensor is None else tensor for tensor in (weight, pos_weight)]
+        loss = WeightedBinaryCrossEntropyWithLogits.call(input, target, *weights, reduction)
+    return loss if loss.dtype is target.dtype else loss.to(target.dtype)  # as torch, which takes the target's
 
 
 def cross_entropy(
@@ -210,20 +222,31 @@ def cross_entropy(
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
         return _overridden(cross_entropy, (input, target), (weight,), **options)
     reduction = _checked(reduction, size_average, reduce)
+    check_tensors("cross_entropy", input=input, target=target)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
+    dim = 1 if input.dim() > 1 else 0
+    classes = input.shape[dim]
     if not target.is_floating_point():
         (input,) = _floats("cross_entropy", input)
-        if input.dim() == 1:
-            input = input.expand(1, -1) if target.dim() else input
+        _check_labels(input, target, ignore_index)
+        if not classes:
+            return input.sum(dim) if reduction == "none" else input.sum() * (math.nan if reduction == "mean" else 1.0)
+        target = target.reshape(()) if input.dim() == 1 else target
         return CrossEntropy.call(input, target, weight, reduction, ignore_index, label_smoothing)
     input, target = _floats("cross_entropy", input, target)
-    classes = input.shape[1 if input.dim() > 1 else 0]
+    if not classes:
+        rows = -(input * target).sum(dim)
+        return rows if reduction == "none" else getattr(rows, reduction)()
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    if (label_smoothing or weight is not None) and dtype in HALF:  # the weighted target is not rounded either
+        input, target = input.float(), target.float()
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
     if weight is not None:
         target = target * weight.view(-1, *[1] * (input.dim() - 2))
-    dtype = torch.promote_types(input.dtype, target.dtype)
-    return CrossEntropy.call(input.to(dtype), target.to(dtype), None, reduction, ignore_index, 0.0)
+    wide = torch.promote_types(input.dtype, target.dtype)
+    loss = CrossEntropy.call(input.to(wide), target.to(wide), None, reduction, ignore_index, 0.0)
+    return loss if wide is dtype or wide is not torch.float32 else loss.to(dtype)
 
 
 def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (), **options: Any) -> Any:
@@ -233,18 +256,31 @@ def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (
 def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    if reduction == "elementwise_mean":
+        warnings.warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3)
+        reduction = "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
     return reduction
 
 
-def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, in float32 where autocast is on."""
-    if not tensors[0].is_floating_point() or tensors[-1].is_complex():
-        raise NotImplementedError(
-            f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
-        )
-    if is_autocast_on(tensors[0]):
+def check_tensors(who: str, **tensors: Any) -> None:
+    """Raise torch's TypeError for what is none."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
+
+
+def _floats(who: str, *tensors: Tensor, autocast: bool = True) -> tuple[Tensor, ...]:
+    """The tensors, all of them floating-point, and in float32 where autocast is on."""
+    if not all(t.is_floating_point() for t in tensors):
+        floating = [t.dtype for t in tensors if t.is_floating_point()]
+        if not floating or any(t.is_complex() for t in tensors):
+            raise NotImplementedError(
+                f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
+            )
+        tensors = tuple([t if t.is_floating_point() else t.to(floating[0]) for t in tensors])
+    if autocast and is_autocast_on(tensors[0]):
         return tuple([t.float() if t.dtype in HALF else t for t in tensors])
     return tensors
 
@@ -257,7 +293,17 @@ def is_autocast_on(tensor: Tensor) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
+def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the lower precision that autocast asks for, if it is on."""
+    if not is_autocast_on(tensors[0]):
+        return tensors
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    return tuple([t.to(dtype) if t.is_floating_point() and t.dtype is not torch.float64 else t for t in tensors])
+
+
 def _check_broadcast(weight: Tensor, target: Tensor) -> None:
+    if weight.is_complex():
+        raise RuntimeError(f"result type {weight.dtype} can't be cast to the desired output type {target.dtype}")
     shape = torch.broadcast_shapes(weight.shape, target.shape)
     if shape != target.shape:
         raise RuntimeError(
@@ -270,18 +316,41 @@ def _check_probabilities(loss: Tensor, input: Tensor, target: Tensor) -> None:
 
     Not where there are no values to look at, nor where looking would wait for a device.
     """
-    if torch.compiler.is_compiling() or not nobody_watches() or type(loss) is not Tensor or not loss.is_cpu:
-        return
-    if loss.isnan().any():
+    if has_values(loss) and _inside(loss).isnan().any():
         for name, tensor in (("input", input), ("target", target)):
-            if not ((tensor >= 0) & (tensor <= 1)).all():
+            values = _inside(tensor)
+            if not ((values >= 0) & (values <= 1)).all():
                 raise RuntimeError(f"all elements of {name} should be between 0 and 1")
+
+
+def _check_labels(input: Tensor, target: Tensor, ignore_index: int) -> None:
+    """Where a kernel does not look at the labels: under transforms, and if there are no classes."""
+    if not has_values(target):
+        return
+    classes = input.shape[1 if input.dim() > 1 else 0]
+    if not classes or not nobody_watches():
+        values = _inside(target).long()
+        if ((values != ignore_index) & ((values < 0) | (values >= classes))).any():
+            raise out_of_bounds(input, values, ignore_index)
+
+
+def _inside(tensor: Tensor) -> Tensor:
+    """What torch.func's transforms have wrapped."""
+    while _is_wrapped(tensor):
+        tensor = _unwrapped(tensor)
+    return tensor.detach()
+
+
+_is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda tensor: False)
+_unwrapped = getattr(torch._C._functorch, "get_unwrapped", lambda tensor: tensor)
 
 
 def _check_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> None:
     """The errors of torch, with its types and, where they say what is wrong, its texts."""
+    if not input.is_floating_point():
+        raise NotImplementedError(f"cross_entropy: the input must be a floating-point tensor, got {input.dtype}")
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     classes = input.shape[1 if input.dim() > 1 else 0] if input.dim() else 0
@@ -290,6 +359,13 @@ def _check_cross_entropy(
             f"cross_entropy: weight tensor should be defined either for all {classes} classes or no classes but got "
             f"weight tensor of shape: {list(weight.shape)}"
         )
+    if input.dim() == 1 and target.dim() == 1 and len(target) != 1 and input.shape != target.shape:
+        raise ValueError(f"For 1D input, 1D target must have size 1, but got target size: {len(target)}")
+    rows = target.shape[0] if target.dim() else 0
+    if input.dim() > 1 and input.shape[0] != rows:
+        raise ValueError(f"Expected input batch_size ({input.shape[0]}) to match target batch_size ({rows}).")
+    if weight is not None and weight.is_complex():
+        raise RuntimeError(f"cross_entropy: the weights of the classes must be real, got {weight.dtype}")
     if target.is_floating_point():
         if input.shape != target.shape or not input.dim():
             raise RuntimeError(
@@ -305,15 +381,13 @@ def _check_cross_entropy(
         raise RuntimeError("cross_entropy: the input must have a dimension of classes, got a tensor of shape []")
     if target.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target.dtype}")
+    if weight is not None and weight.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("the derivative for 'weight' is not implemented; only probabilities as the target have one")
     if weight is not None and weight.dtype is not input.dtype and input.is_floating_point():
         raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype}")
     if input.dim() == 1:
         if target.shape not in ((), (1,)):
             raise RuntimeError(f"size mismatch (got input: {list(input.shape)}, target: {list(target.shape)})")
-    elif target.dim() and target.shape[0] != input.shape[0]:
-        raise ValueError(
-            f"Expected input batch_size ({input.shape[0]}) to match target batch_size ({target.shape[0]})."
-        )
     elif target.shape != (size := (input.shape[0], *input.shape[2:])):
         raise RuntimeError(f"Expected target size {list(size)}, got {list(target.shape)}")
 
