@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import Formula, exp, log, place, row_max, row_sum, where
+from ..formula import HALF, Formula, exp, log, place, row_max, row_sum, where
 from .operation import Column, Operation, RowFormula, upcast
 
 # A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
@@ -154,7 +154,8 @@ def _columns(x: Tensor, target: Tensor, weight: Tensor | None) -> list[Column] |
     columns = [(rows, classes, 0), (target, 1 if of_labels else classes, 0)]
     columns += [] if weight is None else [(weight.contiguous(), 0, 0)]
     others = columns[1 + of_labels :]
-    return None if classes > EXACT or any(column.dtype is not x.dtype for column, _, _ in others) else columns
+    wide = torch.float32 if x.dtype in HALF else x.dtype  # that of a target made of several factors
+    return None if classes > EXACT or any(column.dtype not in (x.dtype, wide) for column, _, _ in others) else columns
 
 
 def _value_by_kernel(
@@ -212,7 +213,7 @@ def _slope_by_kernel(
         upstream = [_quotient(g.item(), divisor.item())]
     seen = formula.seen_like(given)
     if seen is not None:
-        results = [torch.empty_like(x) for _ in range(1 + both)]
+        results = [torch.empty_like(x), torch.empty_like(target)][: 1 + both]
         seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
         return (*results, *[None] * (3 - len(results)))
     columns = _columns(*inputs)
@@ -220,14 +221,14 @@ def _slope_by_kernel(
         return None
     rows, classes, _ = columns[0]
     columns = [(given[0], 1, 0)] * (reduction == "none") + columns + [(statistics, 2, 0), (statistics, 2, 1)]
-    results = [torch.empty_like(rows) for _ in range(1 + both)]
+    results = [torch.empty_like(rows), torch.empty_like(rows, dtype=target.dtype)][: 1 + both]
     columns += [(result, classes, 0) for result in results]
     shape, numbers = (len(statistics), classes, classes), (options[0], classes, options[1], *upstream)
     if formula.run(shape, columns, numbers, watched=given if x.dim() <= 2 else ()) is None:
         return None
     gradients = list(map(_classes_second, results))
     if x.dim() > 2 or not x.is_contiguous():
-        gradients = [torch.empty_like(x).copy_(gradient) for gradient in gradients]
+        gradients = [torch.empty_like(x, dtype=gradient.dtype).copy_(gradient) for gradient in gradients]
     return (*gradients, *[None] * (3 - len(gradients)))
 
 

@@ -150,7 +150,7 @@ def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """That may be read: not while compiling or tracing, nor of a device, which would wait, or another kind of tensor."""
+    """That may be read: not while compiling or tracing, nor of a device, which would wait."""
     return not _is_compiling() and not _dispatch_modes() and type(tensor) is Tensor and tensor.is_cpu
 
 

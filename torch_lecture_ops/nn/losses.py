@@ -230,23 +230,23 @@ def cross_entropy(
         (input,) = _floats("cross_entropy", input)
         _check_labels(input, target, ignore_index)
         if not classes:
-            return input.sum(dim) if reduction == "none" else input.sum() * (math.nan if reduction == "mean" else 1.0)
+            return _of_no_classes(input.sum(dim), reduction)
         target = target.reshape(()) if input.dim() == 1 else target
         return CrossEntropy.call(input, target, weight, reduction, ignore_index, label_smoothing)
     input, target = _floats("cross_entropy", input, target)
     if not classes:
-        rows = -(input * target).sum(dim)
-        return rows if reduction == "none" else getattr(rows, reduction)()
+        return _of_no_classes(-(input * target).sum(dim), reduction)
     dtype = torch.promote_types(input.dtype, target.dtype)
-    if (label_smoothing or weight is not None) and dtype in HALF:  # the weighted target is not rounded either
-        input, target = input.float(), target.float()
+    if (label_smoothing or weight is not None) and dtype in HALF:
+        target = target.float()  # the weighted target is not rounded
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
     if weight is not None:
         target = target * weight.view(-1, *[1] * (input.dim() - 2))
-    wide = torch.promote_types(input.dtype, target.dtype)
-    loss = CrossEntropy.call(input.to(wide), target.to(wide), None, reduction, ignore_index, 0.0)
-    return loss if wide is dtype or wide is not torch.float32 else loss.to(dtype)
+        dtype = torch.promote_types(dtype, weight.dtype)
+    if dtype not in HALF:
+        target = target.to(dtype)
+    return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
 
 
 def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (), **options: Any) -> Any:
@@ -262,6 +262,11 @@ def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> 
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
     return reduction
+
+
+def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
+    """Rows without entries: their sum is 0, their mean NaN, as torch has it."""
+    return rows if reduction == "none" else rows.sum() * (math.nan if reduction == "mean" else 1.0)
 
 
 def check_tensors(who: str, **tensors: Any) -> None:
