@@ -237,7 +237,7 @@ CASES = {
     "matmul of a vector": of_both("matmul", row, shaped(-1, None, 5), case=PRODUCT),
     "matmul of batches": of_both("matmul", shaped(2, 0, None), shaped(2, None, 5), case=dict(PRODUCT, least=2)),
     "matmul of batches that broadcast": of_both(
-        "matmul", shaped(2, 1, 0, None), shaped(3, None, 5), case=dict(PRODUCT, least=2)
+        "matmul", shaped(2, 1, 0, None), shaped(3, None, 2), case=dict(PRODUCT, least=2)
     ),
     "quadratic_cost": Case(
         F.quadratic_cost,
@@ -361,8 +361,6 @@ def name_of(case: Case) -> str:
 
 SAVES_ITS_OUTPUT = [case for name, case in CASES.items() if "softmax" in name]
 OF_ROWS = [case for name, case in CASES.items() if name.startswith("cross_entropy")]
-
-
 LOSSES = [case for name, case in CASES.items() if "cost" in name or "loss" in name or "cross_entropy" in name]
 PRODUCTS = [case for name, case in CASES.items() if name.startswith("matmul")]
 OF_PIECES = [case for name, case in CASES.items() if name.startswith("maxout")]
@@ -477,7 +475,7 @@ def test_values_and_gradients_of_float16(case):
 
 
 @EACH
-@pytest.mark.parametrize("shape", [(3, 1), (1, 7), (2, 3, 5), (2, 3, 4, 5), (2, 1, 4), (5,), (1,), ()], ids=str)
+@pytest.mark.parametrize("shape", [(3, 1), (1, 7), (2, 3, 5), (2, 3, 4, 5), (5,), (1,), ()], ids=str)
 def test_shapes(case, shape):
     if len(shape) >= case.least:
         assert_exact(case, case.tensors(shape))
@@ -518,7 +516,7 @@ def test_large_tensors(case, shape):
             assert torch.equal(a, b)
 
 
-@ONE_OF_EACH
+@some("prelu", "maxout", "softmax", "mul", "matmul", "binary_cross_entropy", "cross_entropy")
 def test_large_tensors_of_half_type(case):
     assert_exact(case, case.tensors((4099, 33), torch.bfloat16))
 
@@ -728,7 +726,7 @@ def test_compiles_with_transforms(case):
     assert_same(torch.compile(transformed, fullgraph=True, backend="aot_eager")(ours), transformed(reference))
 
 
-@SEVERAL
+@ONE_OF_EACH
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports(case, strict):
     class Model(nn.Module):
@@ -1004,7 +1002,7 @@ def test_subclasses_and_overrides(case):
         assert type(y) is Labelled
         assert_same(y.as_subclass(Tensor), case.reference(*tensors))
         if case is not CASES["copy"]:  # which goes on computing
-            assert case.ours(*loud) == next(n for n, c in CASES.items() if c is case).split()[0]
+            assert case.ours(*loud) == name_of(case).split()[0]
 
 
 @EACH
