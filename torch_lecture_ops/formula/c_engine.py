@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate, chain
 from operator import is_
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch.nn import Parameter
 from .c_compiler import EngineUnavailable, load
 from .c_source import MEMORY, c_source
 from .trace import Formula, trace
+
+K = TypeVar("K")
 
 PLAIN = frozenset((Tensor, Parameter))  # other subclasses hide their memory from a kernel
 GRAIN = 32768  # elements below which a second thread costs more than it brings
@@ -67,19 +70,24 @@ class Kernel:
 
 
 @cache
-def _kernel_or_reason(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel | EngineUnavailable:
+def _kernel_or_reason(build: Callable[..., Any], *what: Any) -> Any:
     try:
-        return Kernel(formula, dtypes)
+        return build(*what)
     except EngineUnavailable as reason:
         return reason
 
 
-def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:
-    """The kernel of a formula, built once a process; what failed once raises the same EngineUnavailable again."""
-    found = _kernel_or_reason(formula, dtypes)
+def built_once(build: Callable[..., K], *what: Any) -> K:
+    """The kernel built of this, once a process; what failed once raises the same EngineUnavailable again."""
+    found = _kernel_or_reason(build, *what)
     if isinstance(found, EngineUnavailable):
         raise EngineUnavailable(*found.args)
     return found
+
+
+def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:
+    """The kernel of a formula, see `built_once`."""
+    return built_once(Kernel, formula, dtypes)
 
 
 def supports(tensor: Tensor) -> bool:

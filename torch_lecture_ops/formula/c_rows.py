@@ -10,12 +10,11 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 
-from .c_compiler import EngineUnavailable, load
-from .c_engine import GRAIN, threads_for
+from .c_compiler import load
+from .c_engine import GRAIN, built_once, threads_for
 from .c_source import MEMORY, Writer, prelude
 from .trace import LEAVES, REDUCTIONS, Formula, Node, trace
 
@@ -98,22 +97,9 @@ class RowKernel:
         return numbers[self._hypers :]
 
 
-@cache
-def _row_kernel_or_reason(
-    formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range
-) -> RowKernel | EngineUnavailable:
-    try:
-        return RowKernel(formula, dtypes, interleaved)
-    except EngineUnavailable as reason:
-        return reason
-
-
 def row_kernel(formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> RowKernel:
-    """The kernel of a formula, built once a process; what failed once raises the same EngineUnavailable again."""
-    found = _row_kernel_or_reason(formula, dtypes, interleaved)
-    if isinstance(found, EngineUnavailable):
-        raise EngineUnavailable(*found.args)
-    return found
+    """The kernel of a formula, see `built_once`."""
+    return built_once(RowKernel, formula, dtypes, interleaved)
 
 
 class _RowWriter(Writer):

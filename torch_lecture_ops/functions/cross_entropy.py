@@ -232,13 +232,17 @@ def _slope_by_kernel(
     return (*gradients, *[None] * (3 - len(gradients)))
 
 
+def _columns_on_tensors(x: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
+    """The inputs as torch's operators take them: the classes last, and labels beside them."""
+    rows = _classes_last(target) if target.is_floating_point() else target.long().unsqueeze(-1)
+    return (_classes_last(x), rows) if weight is None else (_classes_last(x), rows, weight)
+
+
 def _value_on_tensors(x: Tensor, target: Tensor, weight: Tensor | None, options: Sequence[Any]) -> tuple[Any, ...]:
     """m, s, the loss, the weight of the label, whether it is no class: of each row."""
     of_labels, (ignore, smoothing) = not target.is_floating_point(), options
     formula, _ = _FORMULAS[of_labels, weight is not None, True, False]
-    target = target.long().unsqueeze(-1) if of_labels else _classes_last(target)
-    columns: tuple[Any, ...] = (_classes_last(x), target)
-    columns += () if weight is None else (weight,)
+    columns = _columns_on_tensors(x, target, weight)
     results = formula.on_tensors(*columns, numbers=(ignore, columns[0].shape[-1], smoothing))
     return tuple([r if isinstance(r, Tensor) else torch.full_like(results[2], r) for r in results])
 
@@ -253,8 +257,7 @@ def _slope_on_tensors(
         g = g / count.sum()
     of_labels, (ignore, smoothing) = not target.is_floating_point(), options
     _, formula = _FORMULAS[of_labels, weight is not None, False, both]
-    rows = target.long().unsqueeze(-1) if of_labels else _classes_last(target)
-    columns = (g.unsqueeze(-1), _classes_last(x), rows, *(() if weight is None else (weight,)), m, s)
+    columns = (g.unsqueeze(-1), *_columns_on_tensors(x, target, weight), m, s)
     slopes = formula.on_tensors(*columns, numbers=(ignore, columns[1].shape[-1], smoothing))
     gradients = [_classes_second(slope).to(like.dtype) for slope, like in zip(slopes, inputs, strict=False)]
     return (*gradients, *[None] * (3 - len(gradients)))

@@ -13,14 +13,18 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.graph import increment_version
 
 from ..formula import MEMORY, PLAIN, EngineUnavailable, Formula, kernel, note_fallback, operand, threads_for
-from .operation import apply_of, forward_levels, has_memory, lying_as, twin
-
-# Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
-_is_compiling = torch.compiler.is_compiling
-_is_grad_enabled = torch.is_grad_enabled
-_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_STRIDED = torch.strided
+from .operation import (
+    STRIDED,
+    apply_of,
+    dispatch_modes,
+    forward_levels,
+    has_memory,
+    is_compiling,
+    is_grad_enabled,
+    lying_as,
+    transforms_active,
+    twin,
+)
 
 
 class Elementwise(Function):
@@ -82,12 +86,12 @@ class Elementwise(Function):
             return (g, numbers) if saves_nothing else (*ctx.saved_tensors, numbers, g)
 
         def forward(x: Tensor, *numbers: float) -> Tensor:
-            if _transforms_active() or forward_ad._current_level >= 0:
+            if transforms_active() or forward_ad._current_level >= 0:
                 return value.on_tensors(x, numbers)
             return value.by_kernel(x, numbers)
 
         def backward(ctx: Any, g: Tensor) -> Any:
-            if _is_grad_enabled() or _transforms_active() or forward_ad._current_level >= 0:
+            if is_grad_enabled() or transforms_active() or forward_ad._current_level >= 0:
                 dx = chain.backward_on_tensors(*operands(ctx, g))
             else:
                 dx = chain.by_kernel(*operands(ctx, g))
@@ -136,14 +140,9 @@ class Elementwise(Function):
 
         def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
             if inplace:
-                wanted = x.requires_grad and _is_grad_enabled()
+                wanted = x.requires_grad and is_grad_enabled()
                 # An input that is to be saved is copied, in the graph: gradients of gradients go through it.
-                if (
-                    _is_compiling()
-                    or _transforms_active()
-                    or forward_ad._current_level >= 0
-                    or (wanted and saves_input)
-                ):
+                if is_compiling() or transforms_active() or forward_ad._current_level >= 0 or (wanted and saves_input):
                     return x.copy_(call(x.clone() if saves_input and x.requires_grad else x, False, *numbers))
                 if not wanted:
                     return value.in_place(x, numbers)
@@ -153,12 +152,12 @@ class Elementwise(Function):
                         f"{cls.__name__} with inplace=True"
                     )
                 return inplace_apply(x, *numbers)
-            if _is_compiling():
+            if is_compiling():
                 return traced.apply(x, *numbers)
-            if _transforms_active() or forward_ad._current_level >= 0:
+            if transforms_active() or forward_ad._current_level >= 0:
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
                 return value.on_tensors(x, numbers) if forward_levels() > 1 else cls.apply(x, *numbers)
-            if x.requires_grad and _is_grad_enabled():
+            if x.requires_grad and is_grad_enabled():
                 return plain_apply(x, *numbers)
             return value.by_kernel(x, numbers)
 
@@ -212,10 +211,10 @@ class _Evaluator:
             run_one is None
             or type(x) not in PLAIN
             or not x.is_cpu
-            or x.layout is not _STRIDED
+            or x.layout is not STRIDED
             or x.is_neg()
             or (g is not None and type(g) not in PLAIN)
-            or _dispatch_modes()
+            or dispatch_modes()
         ):
             return self.backward_on_tensors(x, numbers, g)
         if y is None:

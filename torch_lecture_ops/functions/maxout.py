@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..formula import Formula, maximum, place, row_max, where
 from .operation import Operation, RowFormula
-from .pointwise import ROW
+from .pointwise import rows_of_run
 
 UNROLLED = 8  # pieces up to which a kernel takes several outputs at once; above, it goes through them one by one
 
@@ -34,12 +34,12 @@ class Maxout(Operation):
         x, k, dim = inputs
         if by_kernel:
             y = x.new_empty((*x.shape[:dim], x.shape[dim] // k, *x.shape[dim + 1 :]))
-            index = torch.empty_like(y, dtype=torch.uint8 if k <= 256 else torch.int64)
+            index = torch.empty_like(y, dtype=_dtype_of_index(k))
             if _value_by_kernel(x, k, dim, y, index):
                 return y, (index,)
         y, index = _VALUE.on_tensors(_pieces(x, k, dim))
         y, index = (t.squeeze(-1).movedim(-1, dim).contiguous() for t in (y, index))
-        return y.to(x.dtype), (index.to(torch.uint8 if k <= 256 else torch.int64),)
+        return y.to(x.dtype), (index.to(_dtype_of_index(k)),)
 
     @staticmethod
     def keep(inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -64,6 +64,10 @@ class Maxout(Operation):
         _, (index,) = Maxout.evaluate((x, k, dim), False)
         chosen = torch.ones_like(index, dtype=tangents[0].dtype)
         return _pieces(tangents[0] * _routed(chosen, index, k, dim), k, dim).sum(-1).movedim(-1, dim)
+
+
+def _dtype_of_index(k: int) -> torch.dtype:
+    return torch.uint8 if k <= 256 else torch.int64
 
 
 def _pieces(x: Tensor, k: int, dim: int) -> Tensor:
@@ -106,7 +110,7 @@ def _value_by_kernel(x: Tensor, k: int, dim: int, y: Tensor, index: Tensor) -> b
     if k <= UNROLLED:
         return _run(_formulas(k)[0], [], [y, index], (x, k, dim), 0)
     moved = [t.movedim(dim, -1) for t in (y, index)]
-    results = [t if t.is_contiguous() else t.contiguous() for t in moved]
+    results = [t.contiguous() for t in moved]
     columns = [(_pieces(x, k, dim).contiguous(), k, 0), *((t, 1, 0) for t in results)]
     if _VALUE.run((y.numel(), k, k), columns) is None:
         return False
@@ -153,11 +157,11 @@ def _run(
     x = x.contiguous()
     inner, count = math.prod(x.shape[dim + 1 :]), x.numel() // k
     if inner == 1:
-        rows, length = -(-count // ROW), min(count, ROW)
-        last = count - (rows - 1) * length
+        shape = rows_of_run(count)
+        length = shape[1]
         middle, interleaved = [(x, length * k, 0)], range(first, first + k)
     else:
-        rows, length, last = count // max(inner, 1), inner, inner
+        shape, length = (count // max(inner, 1), inner, inner), inner
         middle, interleaved = [(x, inner * k, number * inner) for number in range(k)], range(0)
     columns = [*((t, length, 0) for t in before), *middle, *((t, length, 0) for t in after)]
-    return formula.run((rows, length, last), columns, interleaved=interleaved) is not None
+    return formula.run(shape, columns, interleaved=interleaved) is not None

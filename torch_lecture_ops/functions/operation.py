@@ -11,14 +11,24 @@ from torch import Tensor
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 
-from ..formula import HALF, PLAIN, ROW_MEMORY, Alike, EngineUnavailable, Formula, RowKernel, note_fallback, row_kernel
+from ..formula import (
+    PLAIN,
+    ROW_MEMORY,
+    Alike,
+    EngineUnavailable,
+    Formula,
+    RowKernel,
+    note_fallback,
+    operand,
+    row_kernel,
+)
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
-_is_compiling = torch.compiler.is_compiling
-_is_grad_enabled = torch.is_grad_enabled
-_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_STRIDED = torch.strided
+is_compiling = torch.compiler.is_compiling
+is_grad_enabled = torch.is_grad_enabled
+transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+STRIDED = torch.strided
 
 
 class Operation(Function):
@@ -62,7 +72,7 @@ class Operation(Function):
             return evaluate(inputs, nobody_watches())[0]
 
         def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-            needed, by_kernel = ctx.needs_input_grad, not _is_grad_enabled() and nobody_watches() and has_memory(g)
+            needed, by_kernel = ctx.needs_input_grad, not is_grad_enabled() and nobody_watches() and has_memory(g)
             gradients = pullback(g, ctx.saved_tensors, ctx.options, needed[:count], by_kernel)
             return gradients + (None,) * (len(needed) - count)
 
@@ -90,7 +100,7 @@ class Operation(Function):
 
         def plain_forward(ctx: Any, *inputs: Any) -> Tensor:
             ctx.options = options_of(inputs)
-            y, kept = evaluate(inputs, not _dispatch_modes())
+            y, kept = evaluate(inputs, not dispatch_modes())
             ctx.save_for_backward(*keep(inputs, y, kept))
             return y
 
@@ -98,16 +108,16 @@ class Operation(Function):
         plain_apply = apply_of(plain)
 
         def call(*inputs: Any) -> Tensor:
-            if _is_compiling():
+            if is_compiling():
                 return traced.apply(*_distinct(inputs, count))
-            if _transforms_active() or forward_ad._current_level >= 0:
+            if transforms_active() or forward_ad._current_level >= 0:
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
                 return evaluate(inputs, False)[0] if forward_levels() > 1 else cls.apply(*inputs)
-            if _is_grad_enabled():
+            if is_grad_enabled():
                 for tensor in inputs[:count]:
                     if tensor is not None and tensor.requires_grad:
                         return plain_apply(*inputs)
-            return evaluate(inputs, not _dispatch_modes())[0]
+            return evaluate(inputs, not dispatch_modes())[0]
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
@@ -137,7 +147,7 @@ def lying_as(y: Tensor, x: Tensor) -> Tensor:
 
 def nobody_watches() -> bool:
     """No transform, no forward mode and no mode that sees operations: a kernel may run."""
-    return not (_transforms_active() or forward_ad._current_level >= 0 or _dispatch_modes())
+    return not (transforms_active() or forward_ad._current_level >= 0 or dispatch_modes())
 
 
 def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
@@ -151,7 +161,7 @@ def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
 
 def has_values(tensor: Tensor) -> bool:
     """That may be read: not while compiling or tracing, nor of a device, which would wait."""
-    return not _is_compiling() and not _dispatch_modes() and type(tensor) is Tensor and tensor.is_cpu
+    return not is_compiling() and not dispatch_modes() and type(tensor) is Tensor and tensor.is_cpu
 
 
 def has_memory(g: Tensor) -> bool:
@@ -199,7 +209,7 @@ class RowFormula:
         dtypes: list[torch.dtype] = []
         places: list[int] = []
         for tensor, stride, first in columns:
-            if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not _STRIDED or tensor.is_neg():
+            if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not STRIDED or tensor.is_neg():
                 return None
             dtypes.append(tensor.dtype)
             places += (tensor.data_ptr() + first * tensor.itemsize if first else tensor.data_ptr(), stride)
@@ -253,6 +263,6 @@ class Seen(NamedTuple):
         return self.kernel(self.shape, places, numbers)
 
 
-def upcast(tensor: Any) -> Any:
+def upcast(tensor: Tensor) -> Tensor:
     """What a formula computes with: float32 for half types."""
-    return tensor.float() if isinstance(tensor, Tensor) and tensor.dtype in HALF else tensor
+    return operand(tensor, "array")

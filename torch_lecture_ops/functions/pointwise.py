@@ -222,6 +222,12 @@ class _Rule:
         return (*self.numbers, *(f"operand{k}" for k, part in enumerate(parts) if part == "number"))
 
 
+def rows_of_run(count: int) -> tuple[int, int, int]:
+    """The shape, as for `RowFormula.run`, of so many elements that lie one behind the other."""
+    rows, length = -(-count // ROW), min(count, ROW)
+    return rows, length, count - (rows - 1) * length
+
+
 def _reduced(total: float, like: Tensor, reduction: str) -> Tensor:
     count = like.numel()
     loss = total if reduction == "sum" else total / count if count else math.nan
@@ -299,7 +305,8 @@ def _flat_layout(tensors: Sequence[Tensor]) -> _Layout | None:
     """Contiguous operands of the first one's shape, and numbers: one run of memory, divided among threads."""
     first = tensors[0]
     shape, count = first.shape, first.numel()
-    rows, length = -(-count // ROW), min(count, ROW)
+    sizes = rows_of_run(count)
+    length = sizes[1]
     parts: list[Part] = []
     columns: list[Column] = []
     numbers: list[float] = []
@@ -312,7 +319,6 @@ def _flat_layout(tensors: Sequence[Tensor]) -> _Layout | None:
             numbers.append(tensor.item())
         else:
             return None
-    sizes = (rows, length, count - (rows - 1) * length)
     return _Layout(tuple(parts), first, sizes, columns, numbers, [], 0, is_plain=not numbers)
 
 
@@ -350,8 +356,7 @@ def _layout_of_rows(tensors: Sequence[Tensor], like: Tensor) -> _Layout:
             parts.append("scalar")
             columns.append((view.expand(*sizes[:lead], *view.shape[lead:]).contiguous(), 1, 0))
     if not lead and rows == 1:  # one run of memory: divided among threads
-        rows, last = -(-length // ROW), length % ROW or ROW
-        length = min(length, ROW)
-        columns = [(column, length, 0) for column, _, _ in columns]
-        return _Layout(tuple(parts), like, (rows, length, min(last, length)), columns, numbers, order, lead)
+        shape = rows_of_run(length)
+        columns = [(column, shape[1], 0) for column, _, _ in columns]
+        return _Layout(tuple(parts), like, shape, columns, numbers, order, lead)
     return _Layout(tuple(parts), like, (rows, length, length), columns, numbers, order, lead)

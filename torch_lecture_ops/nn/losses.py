@@ -22,7 +22,6 @@ from ..functions.squared_error import WeightedSquaredError
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "QuadraticCost"]
-FUNCTIONS = ["binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "mse_loss", "quadratic_cost"]
 
 
 def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> Tensor:
@@ -40,6 +39,7 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
     """
     if has_torch_function((input, target)):
         return _overridden(quadratic_cost, (input, target), reduction=reduction)
+    check_tensors("quadratic_cost", input=input, target=target)
     if reduction not in ("notes", "sum", "mean"):
         raise ValueError(f"quadratic_cost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
     if input.shape != target.shape:
@@ -47,7 +47,6 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
         )
-    check_tensors("quadratic_cost", input=input, target=target)
     input, target = _floats("quadratic_cost", input, target)
     n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
     return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
@@ -228,7 +227,7 @@ def cross_entropy(
     classes = input.shape[dim]
     if not target.is_floating_point():
         (input,) = _floats("cross_entropy", input)
-        _check_labels(input, target, ignore_index)
+        _check_labels(input, target, classes, ignore_index)
         if not classes:
             return _of_no_classes(input.sum(dim), reduction)
         target = target.reshape(()) if input.dim() == 1 else target
@@ -328,12 +327,9 @@ def _check_probabilities(loss: Tensor, input: Tensor, target: Tensor) -> None:
                 raise RuntimeError(f"all elements of {name} should be between 0 and 1")
 
 
-def _check_labels(input: Tensor, target: Tensor, ignore_index: int) -> None:
+def _check_labels(input: Tensor, target: Tensor, classes: int, ignore_index: int) -> None:
     """Where a kernel does not look at the labels: under transforms, and if there are no classes."""
-    if not has_values(target):
-        return
-    classes = input.shape[1 if input.dim() > 1 else 0]
-    if not classes or not nobody_watches():
+    if has_values(target) and not (classes and nobody_watches()):
         values = _inside(target).long()
         if ((values != ignore_index) & ((values < 0) | (values >= classes))).any():
             raise out_of_bounds(input, values, ignore_index)
@@ -388,7 +384,7 @@ def _check_cross_entropy(
         raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target.dtype}")
     if weight is not None and weight.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("the derivative for 'weight' is not implemented; only probabilities as the target have one")
-    if weight is not None and weight.dtype is not input.dtype and input.is_floating_point():
+    if weight is not None and weight.dtype is not input.dtype:
         raise RuntimeError(f"expected scalar type {input.dtype} but found {weight.dtype}")
     if input.dim() == 1:
         if target.shape not in ((), (1,)):
