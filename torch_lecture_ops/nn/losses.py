@@ -174,11 +174,11 @@ def binary_cross_entropy_with_logits(
     check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
+    if not input.is_floating_point():
+        raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
     for tensor in (weight, pos_weight):
         if tensor is not None:
             _check_broadcast(tensor, input)
-    if not input.is_floating_point():
-        raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
     if not target.is_floating_point():
         raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
     input, target = _floats("binary_cross_entropy_with_logits", input, target)
