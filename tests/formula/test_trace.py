@@ -45,6 +45,11 @@ def test_each_value_is_computed_once():
     assert counts == {"sub": 1, "pow": 1, "sqrt": 1}
 
 
+def test_what_each_result_is_computed_from():
+    program = program_of(lambda x, y, t, *, k: (k * x, (x * y) * t, 2 * t, k + 1), "aas", (0, 1, 2, 3), ["k"])
+    assert program.reads() == ({0}, {0, 1, 2}, {2}, set())
+
+
 def test_what_differs_is_kept_apart():
     program = program_of(lambda x, y: (x - y) * (y - x))
     assert operations(program).count("sub") == 2

@@ -31,6 +31,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from torch_lecture_ops import nn as ours_nn
+from torch_lecture_ops.formula import FormulaError
+from torch_lecture_ops.functions.pointwise import Pointwise
 from torch_lecture_ops.nn import functional as F
 
 INF, NAN = float("inf"), float("nan")
@@ -645,14 +647,31 @@ def test_batched_gradients(case):
     assert_same(*derivatives)
 
 
-@SEVERAL
-def test_some_inputs_without_gradients(case):
-    tensors = case.tensors((3, 5))
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_some_inputs_without_gradients(case, dtype):
+    """Each choice of them: what the other gradients need is not saved. In float64 second derivatives, too."""
+    tensors = case.tensors((3, 5), dtype)
     wanted, g = case.wanted(tensors), upstream(case, tensors)
+    every = results(case.ours, tensors, wanted, g)[1:]
     for chosen in itertools.product([True, False], repeat=len(wanted)):
         some = list(itertools.compress(wanted, chosen))
-        if some:
-            assert_same(results(case.ours, tensors, some, g), results(case.reference, tensors, some, g), f"{some}")
+        if not some:
+            continue
+        assert_same(results(case.ours, tensors, some, g)[1:], list(itertools.compress(every, chosen)), f"{some}")
+        if dtype is torch.float64:
+            seconds = [second_derivatives(f, tensors, some, g) for f in (case.ours, case.reference)]
+            assert_same(*seconds, f"second derivatives of {some}")
+
+
+def second_derivatives(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor], wanted: Sequence[int], g: Tensor
+) -> list[Tensor]:
+    """Of the tensors that have gradients, and of the upstream gradient."""
+    tensors, g = leaves(tensors, wanted), g.detach().requires_grad_()
+    inputs = [tensors[k] for k in wanted]
+    first = torch.autograd.grad(function(*tensors), inputs, g, create_graph=True)
+    return list(torch.autograd.grad(bent(*first), [*inputs, g], materialize_grads=True))
 
 
 @EACH
@@ -809,6 +828,8 @@ def test_nothing_is_saved_without_a_gradient(case):
 
 OF_NOTHING = [CASES[name] for name in ("affine", "add", "add of a row", "add of a number", "copy")]
 
+SAVES_NO_INPUT = [*OF_NOTHING, CASES["mul of a number"]]
+
 
 @EACH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -825,15 +846,22 @@ def test_saved_tensors(case, dtype):
             expected, _ = saved_by(case.builtin, inputs)
         except RuntimeError:  # "... is not differentiable with respect to argument 'weight' ..."
             continue
-        # The gates save all operands, torch those that the gradients wanted need: less, if not all are wanted.
-        name = name_of(case)
-        spares = name.startswith(("mul", "matmul", "affine", "mse_loss weight")) and not all(chosen)
-        spares |= name == "mul of a number" or name.startswith("affine")  # whose c is saved, too
+        spares = name_of(case).startswith("mse_loss weight") and not all(chosen)
         assert spares or bytes_in(saved) <= bytes_in(expected) + 8, f"gradients of {chosen}"
         if case in OF_NOTHING:
             assert saved == []
         if case in SAVES_ITS_OUTPUT and any(chosen):
             assert [t.data_ptr() for t in saved] == [y.data_ptr()]
+
+
+@some("affine of columns", "mul", "matmul")
+def test_compiled_functions_save_what_is_needed(case):
+    torch._dynamo.reset()
+    compiled, tensors = torch.compile(case.ours, fullgraph=True, backend="aot_eager"), case.tensors((48, 16))
+    for chosen in itertools.product([True, False], repeat=len(tensors)):
+        inputs = leaves(tensors, list(itertools.compress(range(len(tensors)), chosen)))
+        saved, expected = (bytes_in(saved_by(f, inputs)[0]) for f in (compiled, case.builtin))
+        assert saved <= expected, f"gradients of {chosen}"
 
 
 @some(*(name for name in CASES if name.startswith("maxout")))
@@ -965,7 +993,7 @@ def test_layouts(case):
             assert steps(got[0]) == steps(expected[0])
             for place, gradient, builtins in zip(wanted, got[1:], expected[1:], strict=True):
                 if tensors[place].shape == got[0].shape:
-                    like = builtins if case in OF_NOTHING else torch.empty_like(tensors[place])
+                    like = builtins if case in SAVES_NO_INPUT else torch.empty_like(tensors[place])
                     assert steps(gradient) == steps(like), view.__name__
 
 
@@ -1322,6 +1350,18 @@ MISTAKES_IN_TORCH = {
     "cross_entropy of a number": lambda F: F.cross_entropy(torch.tensor(1.0), torch.tensor(0)),
     "cross_entropy weight that learns": lambda F: F.cross_entropy(X, LABELS, torch.rand(3, requires_grad=True)),
 }
+
+
+CHAINS = {
+    "one gradient of two": (lambda g, a, b: g * b, "must return 2 results, got 1"),
+    "torch's functions": (lambda g, a, b: (torch.mul(g, b), torch.mul(g, a)), "must be Tensor, not Symbol"),
+}
+
+
+@pytest.mark.parametrize(("chain", "text"), CHAINS.values(), ids=CHAINS)
+def test_a_chain_that_is_no_formula_is_refused_at_once(chain, text):
+    with pytest.raises(FormulaError, match=f"^Product's slope: .*{text}"):
+        type("Product", (Pointwise,), {"value": staticmethod(lambda a, b: a * b), "chain": staticmethod(chain)})
 
 
 @pytest.mark.parametrize(("call", "error", "text"), MISTAKES.values(), ids=MISTAKES)

@@ -139,6 +139,16 @@ class Program:
     nodes: tuple[Node, ...]
     results: tuple[int, ...]
 
+    def reads(self) -> tuple[frozenset[int], ...]:
+        """The columns that each result is computed from."""
+        of_line: list[frozenset[int]] = []
+        for node in self.nodes:
+            if node.operation in LEAVES:
+                of_line.append(frozenset(node.operands if node.operation in ("array", "scalar") else ()))
+            else:
+                of_line.append(frozenset().union(*(of_line[line] for line in node.operands)))
+        return tuple(of_line[line] for line in self.results)
+
 
 def trace(formula: Formula) -> Program:
     """The program of a formula; a FormulaError names the formula and says what cannot be traced in it."""

@@ -33,5 +33,5 @@ class AffineOfTensors(Pointwise):
         return a * x + c
 
     @staticmethod
-    def chain(g: Any, x: Any, a: Any, c: Any) -> Any:
+    def chain(g: Any, x: Any, a: Any) -> Any:
         return a * g, x * g, g

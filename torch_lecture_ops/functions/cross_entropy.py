@@ -93,7 +93,7 @@ class CrossEntropy(Operation):
     """
 
     tensors = 3
-    needs_shapes = False
+    spares = ((), (1,), ())  # the gradient of probabilities does not need them
 
     @staticmethod
     def evaluate(inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
@@ -117,7 +117,7 @@ class CrossEntropy(Operation):
         g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
         *inputs, statistics, divisor = saved
-        _, reduction, *numbers = options
+        reduction, *numbers = options
         if by_kernel and statistics is not None:
             gradients = _slope_by_kernel(g, inputs, statistics, divisor, reduction, numbers, needed[1])
             if gradients is not None:
@@ -126,7 +126,7 @@ class CrossEntropy(Operation):
 
     @staticmethod
     def pushforward(tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
-        x, (_, reduction, *numbers) = saved[0], options
+        x, (reduction, *numbers) = saved[0], options
         of_rows = _classes_last(x).select(-1, 0)
         one = torch.ones_like(of_rows if reduction == "none" else x.new_empty(()))
         slopes = _slope_on_tensors(one, saved[:3], reduction, numbers, tangents[1] is not None)

@@ -62,10 +62,12 @@ class Max(Pointwise):
 class MatMul(Operation):
     """a b for matrices, vectors and batches of them, as `torch.matmul`.
 
-    dL/da = dL/dy bᵀ and dL/db = aᵀ dL/dy: the shapes leave no other choice. Saves a and b.
+    dL/da = dL/dy bᵀ and dL/db = aᵀ dL/dy: the shapes leave no other choice. Saves b for the
+    one and a for the other.
     """
 
     tensors = 2
+    spares = ((0,), (1,))
 
     @staticmethod
     def evaluate(inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
@@ -79,13 +81,13 @@ class MatMul(Operation):
     def pullback(
         g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
-        (a, b), ((a_shape, b_shape),) = saved, options
+        a, b = saved
         if a.dim() == 1:  # a row
             a, g = a.unsqueeze(0), g.unsqueeze(-2 if b.dim() > 1 else -1)
         if b.dim() == 1:  # a column
             b, g = b.unsqueeze(1), g.unsqueeze(-1)
-        da = _summed_product(g, b.mH, a.shape).reshape(a_shape) if needed[0] else None
-        db = _summed_product(a.mH, g, b.shape).reshape(b_shape) if needed[1] else None
+        da = _summed_product(g, b.mH, a.shape).reshape(saved[0].shape) if needed[0] else None
+        db = _summed_product(a.mH, g, b.shape).reshape(saved[1].shape) if needed[1] else None
         return da, db
 
     @staticmethod

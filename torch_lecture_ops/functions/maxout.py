@@ -49,18 +49,18 @@ class Maxout(Operation):
     def pullback(
         g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
-        (x, index), ((shape,), k, dim) = saved, options
+        (x, index), (k, dim) = saved, options
         if index is None:
             _, (index,) = Maxout.evaluate((x, k, dim), by_kernel)
         if by_kernel:
-            dx = g.new_empty(shape)
+            dx = g.new_empty((*g.shape[:dim], g.shape[dim] * k, *g.shape[dim + 1 :]))
             if _slope_by_kernel(g, index, k, dim, dx):
                 return (dx,)
         return (_routed(g, index, k, dim),)
 
     @staticmethod
     def pushforward(tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
-        (x, _), (_, k, dim) = saved, options
+        (x, _), (k, dim) = saved, options
         _, (index,) = Maxout.evaluate((x, k, dim), False)
         chosen = torch.ones_like(index, dtype=tangents[0].dtype)
         return _pieces(tangents[0] * _routed(chosen, index, k, dim), k, dim).sum(-1).movedim(-1, dim)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import compress, product
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -42,17 +43,19 @@ class Operation(Function):
         keep(inputs, y, kept) -> saved
             The tensors to save for backward; None for what there is not. `kept` may be ().
         pullback(g, saved, options, needed, by_kernel) -> gradients
-            The gradients of the tensors from that of the output. Options begin with the shapes of the tensors, or
-            None if `needs_shapes` is False.
+            The gradients of the tensors from that of the output.
         pushforward(tangents, saved, options) -> tangent
             The tangent of the output from those of the tensors (None for none).
+
+    `spares` names, for each tensor, the places of those in `saved` that its gradient does not need. What none of the
+    wanted gradients needs is not saved: `pullback` gets a tensor like it, with any values.
 
     Call it as `Softmax.call(x, -1)`, with all arguments in their order.
     """
 
     tensors: ClassVar[int] = 1
     rule: ClassVar[Any] = None
-    needs_shapes: ClassVar[bool] = True
+    spares: ClassVar[Sequence[Collection[int]]] = ()  # without an entry: none
     call: Any  # made for each subclass
     generate_vmap_rule = True
 
@@ -61,47 +64,49 @@ class Operation(Function):
         rule: Any = cls.rule or cls
         if not hasattr(rule, "evaluate"):  # a class to derive from
             return
-        count, needs_shapes, evaluate, keep = rule.tensors, rule.needs_shapes, rule.evaluate, rule.keep
+        count, evaluate, keep = rule.tensors, rule.evaluate, rule.keep
         pullback, pushforward = rule.pullback, rule.pushforward
+        spares, all_needed = _spares(rule.spares, count), (True,) * count
 
-        def options_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            shapes = tuple([t if t is None else t.shape for t in inputs[:count]]) if needs_shapes else None
-            return (shapes, *inputs[count:])
+        def remember(ctx: Any, inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...], needed: Any) -> Sequence[Any]:
+            """What to save for these gradients."""
+            saved, spared = keep(inputs, y, kept), spares[needed]
+            ctx.options = inputs[count:]
+            ctx.spared = [(k, saved[k].shape, saved[k].dtype) for k in spared] if spared else ()
+            return [None if k in spared else t for k, t in enumerate(saved)] if spared else saved
 
         def forward(*inputs: Any) -> Tensor:
             return evaluate(inputs, nobody_watches())[0]
 
         def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
             needed, by_kernel = ctx.needs_input_grad, not is_grad_enabled() and nobody_watches() and has_memory(g)
-            gradients = pullback(g, ctx.saved_tensors, ctx.options, needed[:count], by_kernel)
+            gradients = pullback(g, _recalled(ctx, g), ctx.options, needed[:count], by_kernel)
             return gradients + (None,) * (len(needed) - count)
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            ctx.options = options_of(inputs)
-            saved = keep(inputs, output, ())
+            saved = remember(ctx, inputs, output, (), all_needed)  # a tangent is wanted of what needs no gradient
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
 
         def jvp(ctx: Any, *tangents: Any) -> Tensor:
-            return pushforward(tangents[:count], ctx.saved_tensors, ctx.options)
+            like = next(tangent for tangent in tangents if tangent is not None)
+            return pushforward(tangents[:count], _recalled(ctx, like), ctx.options)
 
         # Two twins without a jvp: for the compiler, which refuses a function with a jvp and cannot follow the way to a
         # kernel, and for the plain call, which alone can keep what kernels leave.
         def traced_forward(ctx: Any, *inputs: Any) -> Tensor:
-            ctx.options = options_of(inputs)
             y, _ = evaluate(inputs, False)
-            ctx.save_for_backward(*keep(inputs, y, ()))
+            ctx.save_for_backward(*remember(ctx, inputs, y, (), all_needed))  # the compiler drops what is not used
             return y
 
         def traced_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
             needed = ctx.needs_input_grad
-            gradients = pullback(g, ctx.saved_tensors, ctx.options, needed[:count], False)
+            gradients = pullback(g, _recalled(ctx, g), ctx.options, needed[:count], False)
             return gradients + (None,) * (len(needed) - count)
 
         def plain_forward(ctx: Any, *inputs: Any) -> Tensor:
-            ctx.options = options_of(inputs)
             y, kept = evaluate(inputs, not dispatch_modes())
-            ctx.save_for_backward(*keep(inputs, y, kept))
+            ctx.save_for_backward(*remember(ctx, inputs, y, kept, ctx.needs_input_grad[:count]))
             return y
 
         traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
@@ -138,6 +143,29 @@ def forward_levels() -> int:
     """How many forward-mode transforms are nested here."""
     interpreters = pyfunctorch.retrieve_all_functorch_interpreters()
     return sum(isinstance(interpreter, pyfunctorch.JvpInterpreter) for interpreter in interpreters)
+
+
+def _spares(spares: Sequence[Collection[int]], count: int) -> dict[tuple[bool, ...], tuple[int, ...]]:
+    """What is not saved, by which gradients are needed."""
+    each = list(map(frozenset, spares)) or [frozenset()] * count
+    choices = [needed for needed in product((False, True), repeat=count) if any(needed)]
+    return {needed: tuple(sorted(frozenset.intersection(*compress(each, needed)))) for needed in choices}
+
+
+def _recalled(ctx: Any, g: Tensor) -> Sequence[Any]:
+    """What was saved, and stand-ins for the rest."""
+    saved: Sequence[Any] = ctx.saved_tensors
+    if ctx.spared:
+        saved = list(saved)
+        for k, shape, dtype in ctx.spared:
+            saved[k] = _stand_in(shape, dtype, g)
+    return saved
+
+
+def _stand_in(shape: torch.Size, dtype: torch.dtype, g: Tensor) -> Tensor:
+    if g.shape != shape:
+        return g.new_empty(shape, dtype=dtype)
+    return g if g.dtype is dtype and g.is_contiguous() else torch.empty_like(g, dtype=dtype)
 
 
 def lying_as(y: Tensor, x: Tensor) -> Tensor:

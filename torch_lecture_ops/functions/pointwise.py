@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import MEMORY, PLAIN, Formula, row_sum
+from ..formula import MEMORY, PLAIN, Formula, row_sum, trace
 from .elementwise import numbers_of, tensors_of
 from .operation import Column, Operation, RowFormula, lying_as, upcast
 
@@ -26,9 +26,9 @@ class Pointwise(Operation):
 
         z = value(x, y, ...)          dL/dx, dL/dy, ... = chain(dL/dz, x, y, ...)
 
-    `chain(g, x, y, ...)` takes the tensors by the names that `value` has for them, and only those it needs: these are
-    saved. Keyword-only arguments of both are numbers. Tensors are broadcast against each other, and a gradient is
-    summed to the shape of its tensor.
+    `chain(g, x, y, ...)` takes the tensors by the names that `value` has for them, and only those it needs. Saved are
+    those that occur in a gradient that is wanted. Keyword-only arguments of both are numbers. Tensors are broadcast
+    against each other, and a gradient is summed to the shape of its tensor.
 
     Call it with the tensors, the numbers and, last, the reduction: "none", "mean" or "sum" over all elements. A
     kernel adds in double.
@@ -61,14 +61,21 @@ class _Rule:
     def __init__(self, name: str, value: Callable[..., Any], chain: Callable[..., Any]) -> None:
         self.name, self.value, self.chain = name, value, chain
         self.names, self.numbers = tensors_of(value), numbers_of(value)
-        (_, *self.saved), self.chosen = tensors_of(chain), numbers_of(chain)  # what chain takes of both
-        if unknown := {*self.saved, *self.chosen}.difference(self.names, self.numbers):
+        (_, *taken), self.chosen = tensors_of(chain), numbers_of(chain)  # what chain takes of both
+        if unknown := {*taken, *self.chosen}.difference(self.names, self.numbers):
             raise TypeError(f"{name}: chain asks for {unknown.pop()!r}, which the value does not have")
         self.tensors = len(self.names)
-        self.kept = [self.names.index(name) for name in self.saved]
+        self.taken = [self.names.index(name) for name in taken]
+        self.spares = self._spares()
         self.kernels: dict[Any, RowFormula] = {}
         self.arrays: tuple[Part, ...] = ("array",) * self.tensors
-        self.needs_shapes = self.saved != self.names
+
+    def _spares(self) -> Sequence[Collection[int]]:
+        """The tensors that do not occur in each gradient."""
+        columns = ("array",) * (1 + len(self.taken))
+        stores = tuple(range(len(columns), len(columns) + self.tensors))
+        reads = trace(Formula(self.chain, columns, stores, self.chosen, f"{self.name}'s slope")).reads()
+        return [{*range(self.tensors)}.difference(self.taken[k - 1] for k in read if k) for read in reads]
 
     def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
         tensors, (*numbers, reduction) = inputs[: self.tensors], inputs[self.tensors :]
@@ -79,17 +86,17 @@ class _Rule:
         return y, ()
 
     def keep(self, inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple([inputs[k] for k in self.kept])
+        return inputs[: self.tensors]
 
     def pullback(
         self, g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
-        shapes, *numbers, reduction = options
-        if by_kernel and not self.needs_shapes and (reduction == "none" or g.is_cpu):
+        *numbers, reduction = options
+        if by_kernel and self.taken and (reduction == "none" or g.is_cpu):
             gradients = self._gradients_by_kernel(g, saved, numbers, reduction, tuple(needed))
             if gradients is not None:
                 return gradients
-        shapes = shapes or [t.shape for t in saved]
+        shapes = [t.shape for t in saved]
         full = torch.broadcast_shapes(*shapes)
         if reduction == "mean":
             g = upcast(g) / max(1, math.prod(full))
@@ -102,8 +109,8 @@ class _Rule:
 
     def pushforward(self, tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
         # The Jacobians are diagonal: what chain makes of a gradient for x, it makes of a tangent of x.
-        shapes, *numbers, reduction = options
-        full = torch.broadcast_shapes(*(shapes or [t.shape for t in saved]))
+        *numbers, reduction = options
+        full = torch.broadcast_shapes(*[t.shape for t in saved])
         parts = [
             self._chained(tangent.expand(full), saved, numbers, conjugate=False)[k]
             for k, tangent in enumerate(tangents)
@@ -119,7 +126,8 @@ class _Rule:
         conjugate = conjugate and g.is_complex()
         given = dict(zip(self.numbers, numbers, strict=True))
         own = {name: given[name] for name in self.chosen}
-        gradients = self.chain(upcast(g.conj() if conjugate else g), *map(upcast, saved), **own)
+        taken = [upcast(saved[k]) for k in self.taken]
+        gradients = self.chain(upcast(g.conj() if conjugate else g), *taken, **own)
         return tuple([d.conj() for d in gradients]) if conjugate else gradients
 
     def _value_by_kernel(self, tensors: Sequence[Tensor], numbers: Sequence[float], reduction: str) -> Tensor | None:
@@ -207,7 +215,8 @@ class _Rule:
             def function(*columns: Any, **numbers: Any) -> Any:
                 g, *others = columns if elementwise else (numbers["g"], *columns)
                 own = {name: numbers[name] for name in self.chosen}
-                gradients = self.chain(g, *_operands(others, parts, numbers), **own)
+                operands = _operands(others, parts, numbers)
+                gradients = self.chain(g, *[operands[k] for k in self.taken], **own)
                 return tuple(gradients[k] if parts[k] == "array" else row_sum(gradients[k]) for k in order)
 
             columns = ("array",) * elementwise + tuple(part for part in parts if part != "number")

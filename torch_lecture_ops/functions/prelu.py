@@ -14,7 +14,7 @@ class PReLU(Pointwise):
         dL/dx = dL/dy where x > 0, else a dL/dy          dL/da = Σ over x <= 0 of x dL/dy
 
     The sum runs over everything that the slope is shared by; the slides leave it out, and without it a never learns.
-    At 0 the slope is a, as in torch. Saves x and a.
+    At 0 the slope is a, as in torch. Saves x, and a for the gradient of x.
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Types of Activation Functions' (He,
     Zhang, Ren and Sun 2015: a begins at 0.25 and gets no weight decay).

@@ -43,7 +43,7 @@ class _Rule:
     """What a `Rowwise` is made of, apart from its class: the compiler cannot look into that of a Function."""
 
     tensors = 1
-    needs_shapes = False
+    spares = ()
 
     def __init__(self, name: str, value: Any, chain: Any, push: Any) -> None:
         self.value = RowFormula(Formula(value, ("array",), (1,), name=name))
@@ -60,11 +60,11 @@ class _Rule:
     def pullback(
         self, g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
-        (y,), (_, dim) = saved, options
+        (y,), (dim,) = saved, options
         return (_along(dim, self.chain, by_kernel, g.to(y.dtype), y),)
 
     def pushforward(self, tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
-        return _along(options[1], self.push, False, tangents[0], saved[0])
+        return _along(options[0], self.push, False, tangents[0], saved[0])
 
 
 def _along(dim: int, formula: RowFormula, by_kernel: bool, *tensors: Tensor) -> Tensor:
