@@ -82,7 +82,8 @@ class _Rule:
         y = self._value_by_kernel(tensors, numbers, reduction) if by_kernel else None
         if y is None:
             y = self.value(*map(upcast, tensors), **dict(zip(self.numbers, numbers, strict=True)))
-            y = (y if reduction == "none" else getattr(y, reduction)()).to(_dtype_of(tensors))
+            y = y if reduction == "none" else getattr(y, reduction)()  # integers are added in int64
+            y = y.to(_dtype_of(tensors)) if y.is_floating_point() or y.is_complex() else y
         return y, ()
 
     def keep(self, inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -28,14 +28,13 @@ class SquaredError(Pointwise):
         return g * -slope, g * slope
 
 
-class WeightedSquaredError(Pointwise):
-    """w (y - a)², the squared error of elements that count differently; the gradient of the weight is (y - a)²."""
+class WeightedSquare(Pointwise):
+    """w e², of errors e = a - y that count differently: of the difference, since saving it takes half of a and y."""
 
     @staticmethod
-    def value(a: Any, y: Any, w: Any) -> Any:
-        return w * (y - a) ** 2
+    def value(e: Any, w: Any) -> Any:
+        return w * e**2
 
     @staticmethod
-    def chain(g: Any, a: Any, y: Any, w: Any) -> Any:
-        slope = 2 * w * (y - a)
-        return g * -slope, g * slope, g * (y - a) ** 2
+    def chain(g: Any, e: Any, w: Any) -> Any:
+        return g * (2 * w * e), g * e**2

@@ -17,7 +17,7 @@ from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossE
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
 from ..functions.cross_entropy import out_of_bounds
 from ..functions.operation import has_values, nobody_watches
-from ..functions.squared_error import WeightedSquaredError
+from ..functions.squared_error import WeightedSquare
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
 
@@ -83,15 +83,15 @@ def mse_loss(
             stacklevel=2,
         )
         torch.broadcast_tensors(input, target)  # says what is wrong if they cannot be
-    input, target = _floats("mse_loss", input, target, autocast=weight is None)
     if weight is None:
+        input, target = _floats("mse_loss", input, target)
         return SquaredError.call(input, target, 1.0, reduction)
     if weight.shape != input.shape:
         raise ValueError("Weights and input must have the same size.")
     if reduction != "mean":
-        return WeightedSquaredError.call(input, target, weight, reduction)
-    loss = WeightedSquaredError.call(input, target, weight, "sum")
-    return loss / weight.sum(dtype=torch.float64).to(loss.dtype)
+        return WeightedSquare.call(input - target, weight, reduction)
+    loss = WeightedSquare.call(input - target, weight, "sum")
+    return loss / weight.sum(dtype=torch.promote_types(weight.dtype, torch.float64)).to(loss.dtype)
 
 
 def binary_cross_entropy(
@@ -275,7 +275,7 @@ def check_tensors(who: str, **tensors: Any) -> None:
             raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
 
 
-def _floats(who: str, *tensors: Tensor, autocast: bool = True) -> tuple[Tensor, ...]:
+def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors, all of them floating-point, and in float32 where autocast is on."""
     if not all(t.is_floating_point() for t in tensors):
         floating = [t.dtype for t in tensors if t.is_floating_point()]
@@ -284,7 +284,7 @@ def _floats(who: str, *tensors: Tensor, autocast: bool = True) -> tuple[Tensor, 
                 f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
             )
         tensors = tuple([t if t.is_floating_point() else t.to(floating[0]) for t in tensors])
-    if autocast and is_autocast_on(tensors[0]):
+    if is_autocast_on(tensors[0]):
         return tuple([t.float() if t.dtype in HALF else t for t in tensors])
     return tensors
 
