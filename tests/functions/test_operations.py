@@ -836,19 +836,24 @@ SAVES_NO_INPUT = [*OF_NOTHING, CASES["mul of a number"]]
 @EACH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_saved_tensors(case, dtype):
-    """Where any of the tensors have gradients, never more than the built-in saves, but for one number."""
+    """Whichever of the tensors have gradients, never more than the built-in saves, but for one number.
+
+    Cross-entropy adds two numbers a row: with them, and x, it need not keep or compute the log-softmax again. Weighted
+    probabilities of half type stay in float32.
+    """
     tensors = case.tensors((48, 16), dtype)
     wanted = case.wanted(tensors)
+    more = 8
+    if case in OF_ROWS:
+        more += 48 * 2 * 4 + (48 * 16 * 2 if case.composed and dtype in HALF else 0)
     for chosen in itertools.product([True, False], repeat=len(wanted)):
         inputs = leaves(tensors, list(itertools.compress(wanted, chosen)))
         saved, y = saved_by(case.ours, inputs)
-        if case in OF_ROWS:
-            continue
         try:
             expected, _ = saved_by(case.builtin, inputs)
         except RuntimeError:  # "... is not differentiable with respect to argument 'weight' ..."
             continue
-        assert bytes_in(saved) <= bytes_in(expected) + 8, f"gradients of {chosen}"
+        assert bytes_in(saved) <= bytes_in(expected) + more, f"gradients of {chosen}"
         if case in OF_NOTHING:
             assert saved == []
         if case in SAVES_ITS_OUTPUT and any(chosen):

@@ -29,7 +29,7 @@ class SquaredError(Pointwise):
 
 
 class WeightedSquare(Pointwise):
-    """w e², of errors e = a - y that count differently: of the difference, since saving it takes half of a and y."""
+    """w e², of errors e = a - y that count differently: of one tensor, which is saved instead of two."""
 
     @staticmethod
     def value(e: Any, w: Any) -> Any:
