@@ -1318,6 +1318,7 @@ MISTAKES = {
     ),
     "maxout of nothing": (lambda F: F.maxout(X, 0), ValueError, "pieces >= 1"),
     "maxout of a number": (lambda F: F.maxout(torch.tensor(1.0), 1), ValueError, "at least one dimension"),
+    "maxout in True": (lambda F: F.maxout(X, 1, True), TypeError, "argument 'dim' must be int, not bool"),
     "maxout elsewhere": (lambda F: F.maxout(X, 1, 2), IndexError, r"range of \[-2, 1\], but got 2"),
     "copy": (lambda F: F.copy(X, 0), ValueError, "copy: n must be at least 1, got 0"),
     "add": (lambda F: F.add(1.0, 2.0), TypeError, "add: a or b must be a tensor, got float and float"),
@@ -1326,6 +1327,9 @@ MISTAKES = {
 }
 MISTAKES_IN_TORCH = {
     "softmax elsewhere": lambda F: F.softmax(X, 2),
+    "softmax in a float": lambda F: F.softmax(X, 1.0),
+    "softmax in True": lambda F: F.softmax(X, True),
+    "log_softmax in a name": lambda F: F.log_softmax(X, "classes"),
     "log_softmax elsewhere": lambda F: F.log_softmax(X, -3),
     "prelu channels": lambda F: F.prelu(X, torch.rand(2)),
     "prelu matrix": lambda F: F.prelu(X, torch.rand(1, 1)),
@@ -1358,6 +1362,9 @@ MISTAKES_IN_TORCH = {
     "cross_entropy weight dtype": lambda F: F.cross_entropy(X, LABELS, torch.rand(3).double()),
     "cross_entropy smoothing": lambda F: F.cross_entropy(X, LABELS, label_smoothing=1.5),
     "cross_entropy ignore_index": lambda F: F.cross_entropy(X, Y, ignore_index=1),
+    "cross_entropy ignore_index of a float": lambda F: F.cross_entropy(X, LABELS, ignore_index=1.5),
+    "cross_entropy ignore_index True": lambda F: F.cross_entropy(X, LABELS, ignore_index=True),
+    "cross_entropy ignore_index None": lambda F: F.cross_entropy(X, Y, ignore_index=None),
     "cross_entropy of a number": lambda F: F.cross_entropy(torch.tensor(1.0), torch.tensor(0)),
     "cross_entropy weight that learns": lambda F: F.cross_entropy(X, LABELS, torch.rand(3, requires_grad=True)),
 }
@@ -1383,7 +1390,7 @@ def test_mistakes(call, error, text):
 
 @pytest.mark.parametrize("call", MISTAKES_IN_TORCH.values(), ids=MISTAKES_IN_TORCH)
 def test_mistakes_are_torchs(call):
-    with pytest.raises((RuntimeError, ValueError, IndexError)) as expected:
+    with pytest.raises((RuntimeError, ValueError, IndexError, TypeError)) as expected:
         call(Torch())
     with pytest.raises(expected.type):
         call(F)

@@ -35,6 +35,7 @@ from ..functions.relu import ReLUOfInput
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    check_integer,
     check_tensors,
     cross_entropy,
     in_autocast_dtype,
@@ -225,7 +226,7 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
     _check_floats("maxout", x)
     if not x.dim():
         raise ValueError("maxout: x must have at least one dimension, got a tensor of shape ()")
-    dim = _dimension(dim, x)
+    dim = _dimension("maxout", dim, x)
     if pieces < 1 or x.shape[dim] % pieces:
         raise ValueError(
             f"maxout: the size of dimension {dim} must be a multiple of pieces >= 1, got size {x.shape[dim]} and "
@@ -371,7 +372,7 @@ def _along(
     elif input.is_cuda and input.dtype in HALF and is_autocast_on(input):
         input = input.float()
     _check_floats(name, input)
-    return function.call(input, _dimension(dim, input))
+    return function.call(input, _dimension(name, dim, input))
 
 
 def _check_floats(name: str, x: Tensor) -> None:
@@ -379,8 +380,9 @@ def _check_floats(name: str, x: Tensor) -> None:
         raise NotImplementedError(f"{name}: the input must be a floating-point tensor, got {x.dtype}")
 
 
-def _dimension(dim: int, x: Tensor) -> int:
+def _dimension(who: str, dim: int, x: Tensor) -> int:
     """Counted from the front."""
+    check_integer(who, "dim", dim)
     n = max(x.dim(), 1)
     if not -n <= dim < n:
         raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")

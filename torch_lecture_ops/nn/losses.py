@@ -222,6 +222,7 @@ def cross_entropy(
         return _overridden(cross_entropy, (input, target), (weight,), **options)
     reduction = _checked(reduction, size_average, reduce)
     check_tensors("cross_entropy", input=input, target=target)
+    check_integer("cross_entropy", "ignore_index", ignore_index)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
     dim = 1 if input.dim() > 1 else 0
     classes = input.shape[dim]
@@ -273,6 +274,12 @@ def check_tensors(who: str, **tensors: Any) -> None:
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
+
+
+def check_integer(who: str, name: str, value: Any) -> None:
+    """Raise torch's TypeError for what is none; True and False are none."""
+    if type(value) is not int and (isinstance(value, bool) or not hasattr(value, "__index__")):
+        raise TypeError(f"{who}(): argument '{name}' must be int, not {type(value).__name__}")
 
 
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
