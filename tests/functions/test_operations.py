@@ -1171,6 +1171,17 @@ def test_ties_go_to_the_first():
     assert_same([y, dx], expected)  # as torch.max along a dimension
 
 
+@pytest.mark.parametrize("g", [2.0, INF, NAN])
+@pytest.mark.parametrize("x", [0.0, -0.0])
+def test_prelu_at_0(x, g):
+    """The slope at 0 is a, whose gradient is there 0 dL/dy: NaN, where that is infinite."""
+    tensors = [torch.tensor([x]), torch.tensor([0.25])]
+    got, expected = (results(f, tensors, [0, 1], torch.tensor([g])) for f in (F.prelu, nn.functional.prelu))
+    assert_same(got, expected)
+    assert_same(got[1], torch.tensor([0.25 * g]))
+    assert_same(got[2], torch.tensor([0.0 * g]))
+
+
 def test_the_scalings_of_the_quadratic_cost():
     """1/n_L Σ (y - a)² of each example, added up; with its gradient -2 (y - a) / n_L."""
     a, y = torch.randn(2, 6, 4, dtype=torch.float64)
