@@ -7,11 +7,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from torch_lecture_ops.formula import EngineUnavailable, c_compiler
 from torch_lecture_ops.optim import SGD, Adam
 
 TIMEOUT = 120
@@ -358,6 +360,34 @@ def test_a_compiler_that_fails(probe, tmp_path, text, reasons):
     answer = probe(CC=executable(tmp_path, text), XDG_CACHE_HOME=tmp_path / "cache")
     assert_fallback(answer, "the C compiler", str(tmp_path / "compiler"), *reasons)
     assert files_of(tmp_path / "cache") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems are told that they have no compiled kernels")
+def test_a_compiler_that_takes_too_long_is_killed_with_what_it_started(tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    slow = executable(tmp_path, f"#!/bin/sh\nsleep 60 &\necho $! > {started}\nwait\n".encode())
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(c_compiler, "TIMEOUT_SECONDS", 0.5)
+    c_compiler._compiler.cache_clear()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(EngineUnavailable, match=r"cannot be run: .* timed out"):
+            c_compiler.load("int one(void) { return 1; }")
+    finally:
+        c_compiler._compiler.cache_clear()
+    assert time.monotonic() - begin < 30
+    while is_running(int(started.read_text())):  # for a moment, until it is told
+        assert time.monotonic() - begin < 30
+        time.sleep(0.01)
+    assert files_of(tmp_path / "cache") == []
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are told that they have no compiled kernels")

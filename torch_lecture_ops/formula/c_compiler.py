@@ -9,12 +9,15 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # No -ffast-math: NaN, infinities and signed zeros stay. Without errno and traps loops vectorize, where there are wide
 # vectors in wide ones: exp takes half the time. Without contraction (a * b + c in one rounding) every compiler and
@@ -65,17 +68,31 @@ def _build(source: str, compiler: tuple[str, ...], path: Path) -> None:
         text.write_text(source)
         command = [*compiler, *FLAGS, "-o", str(library), str(text), "-lm"]
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, check=False
-            )
+            status, errors = _run(command)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EngineUnavailable(f"the C compiler {compiler[0]!r} cannot be run: {error}") from error
-        if done.returncode != 0 or not library.exists():
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            raise EngineUnavailable(f"the C compiler {compiler[0]!r} failed (exit {done.returncode}): {lines[0]}")
+        if status != 0 or not library.exists():
+            lines = errors.strip().splitlines() or ["no message"]
+            raise EngineUnavailable(f"the C compiler {compiler[0]!r} failed (exit {status}): {lines[0]}")
         with library.open("ab") as file:  # the loader ignores what follows the sections
             file.write(hashlib.sha256(library.read_bytes()).digest())
         library.replace(path)
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Its exit status and what it said of errors. One that takes too long is killed with all processes it started.
+
+    They are a group of their own: a compiler is a driver of others, which would go on, and hold its outputs open.
+    """
+    streams: Any = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, **streams, text=True, errors="replace", start_new_session=True) as process:
+        try:
+            _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        except BaseException:  # an interrupt as well, which goes to the group of this process alone
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, errors
 
 
 def _is_whole(path: Path) -> bool:
