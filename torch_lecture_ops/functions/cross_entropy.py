@@ -118,11 +118,12 @@ class CrossEntropy(Operation):
     ) -> tuple[Tensor | None, ...]:
         *inputs, statistics, divisor = saved
         reduction, *numbers = options
+        gradients = None
         if by_kernel and statistics is not None:
             gradients = _slope_by_kernel(g, inputs, statistics, divisor, reduction, numbers, needed[1])
-            if gradients is not None:
-                return gradients
-        return _slope_on_tensors(g, inputs, reduction, numbers, needed[1])
+        if gradients is None:
+            gradients = _slope_on_tensors(g, inputs, reduction, numbers, needed[1])
+        return gradients if needed[0] else (None, *gradients[1:])
 
     @staticmethod
     def pushforward(tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Sequence
-from itertools import compress, product
+from itertools import compress
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -66,47 +66,51 @@ class Operation(Function):
             return
         count, evaluate, keep = rule.tensors, rule.evaluate, rule.keep
         pullback, pushforward = rule.pullback, rule.pushforward
-        spares, all_needed = _spares(rule.spares, count), (True,) * count
+        spares = _Spares(rule.spares)
+        never = spares[(True,) * count]
 
-        def remember(ctx: Any, inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...], needed: Any) -> Sequence[Any]:
-            """What to save for these gradients."""
-            saved, spared = keep(inputs, y, kept), spares[needed]
-            ctx.options = inputs[count:]
-            ctx.spared = [(k, saved[k].shape, saved[k].dtype) for k in spared] if spared else ()
-            return [None if k in spared else t for k, t in enumerate(saved)] if spared else saved
+        def remember(ctx: Any, inputs: tuple[Any, ...], saved: Sequence[Any], spared: Collection[int]) -> Sequence[Any]:
+            """What to save, without these."""
+            if not spared:
+                ctx.options = inputs[count:], ()
+                return saved
+            ctx.options = inputs[count:], [(k, saved[k].shape, saved[k].dtype) for k in spared]
+            return [None if k in spared else t for k, t in enumerate(saved)]
 
         def forward(*inputs: Any) -> Tensor:
             return evaluate(inputs, nobody_watches())[0]
 
         def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
             needed, by_kernel = ctx.needs_input_grad, not is_grad_enabled() and nobody_watches() and has_memory(g)
-            gradients = pullback(g, _recalled(ctx, g), ctx.options, needed[:count], by_kernel)
+            options, spared = ctx.options
+            saved = _recalled(ctx.saved_tensors, spared, g) if spared else ctx.saved_tensors
+            gradients = pullback(g, saved, options, needed[:count], by_kernel)
             return gradients + (None,) * (len(needed) - count)
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            saved = remember(ctx, inputs, output, (), all_needed)  # a tangent is wanted of what needs no gradient
+            saved = remember(ctx, inputs, keep(inputs, output, ()), never)  # a tangent may use what no gradient does
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
 
         def jvp(ctx: Any, *tangents: Any) -> Tensor:
-            like = next(tangent for tangent in tangents if tangent is not None)
-            return pushforward(tangents[:count], _recalled(ctx, like), ctx.options)
+            like, (options, spared) = next(tangent for tangent in tangents if tangent is not None), ctx.options
+            return pushforward(tangents[:count], _recalled(ctx.saved_tensors, spared, like), options)
 
         # Two twins without a jvp: for the compiler, which refuses a function with a jvp and cannot follow the way to a
         # kernel, and for the plain call, which alone can keep what kernels leave.
         def traced_forward(ctx: Any, *inputs: Any) -> Tensor:
             y, _ = evaluate(inputs, False)
-            ctx.save_for_backward(*remember(ctx, inputs, y, (), all_needed))  # the compiler drops what is not used
+            ctx.save_for_backward(*remember(ctx, inputs, keep(inputs, y, ()), never))  # the compiler drops the rest
             return y
 
         def traced_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-            needed = ctx.needs_input_grad
-            gradients = pullback(g, _recalled(ctx, g), ctx.options, needed[:count], False)
+            needed, (options, spared) = ctx.needs_input_grad, ctx.options
+            gradients = pullback(g, _recalled(ctx.saved_tensors, spared, g), options, needed[:count], False)
             return gradients + (None,) * (len(needed) - count)
 
         def plain_forward(ctx: Any, *inputs: Any) -> Tensor:
             y, kept = evaluate(inputs, not dispatch_modes())
-            ctx.save_for_backward(*remember(ctx, inputs, y, kept, ctx.needs_input_grad[:count]))
+            ctx.save_for_backward(*remember(ctx, inputs, keep(inputs, y, kept), spares[ctx.needs_input_grad]))
             return y
 
         traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
@@ -145,27 +149,32 @@ def forward_levels() -> int:
     return sum(isinstance(interpreter, pyfunctorch.JvpInterpreter) for interpreter in interpreters)
 
 
-def _spares(spares: Sequence[Collection[int]], count: int) -> dict[tuple[bool, ...], tuple[int, ...]]:
-    """What is not saved, by which gradients are needed."""
-    each = list(map(frozenset, spares)) or [frozenset()] * count
-    choices = [needed for needed in product((False, True), repeat=count) if any(needed)]
-    return {needed: tuple(sorted(frozenset.intersection(*compress(each, needed)))) for needed in choices}
+class _Spares(dict[tuple[bool, ...], tuple[int, ...]]):
+    """The places of what is not saved, by which gradients are needed."""
+
+    def __init__(self, of_each: Sequence[Collection[int]]) -> None:
+        super().__init__()
+        self.of_each = list(map(frozenset, of_each))
+
+    def __missing__(self, needed: tuple[bool, ...]) -> tuple[int, ...]:
+        spares = list(compress(self.of_each, needed))
+        self[needed] = tuple(sorted(frozenset.intersection(*spares))) if spares else ()
+        return self[needed]
 
 
-def _recalled(ctx: Any, g: Tensor) -> Sequence[Any]:
+def _recalled(saved: Sequence[Any], spared: Collection[tuple[int, torch.Size, torch.dtype]], g: Tensor) -> list[Any]:
     """What was saved, and stand-ins for the rest."""
-    saved: Sequence[Any] = ctx.saved_tensors
-    if ctx.spared:
-        saved = list(saved)
-        for k, shape, dtype in ctx.spared:
-            saved[k] = _stand_in(shape, dtype, g)
+    saved = list(saved)
+    for k, shape, dtype in spared:
+        saved[k] = _stand_in(shape, dtype, g)
     return saved
 
 
 def _stand_in(shape: torch.Size, dtype: torch.dtype, g: Tensor) -> Tensor:
+    """A tensor of this shape and dtype: the memory of g where it fits."""
     if g.shape != shape:
         return g.new_empty(shape, dtype=dtype)
-    return g if g.dtype is dtype and g.is_contiguous() else torch.empty_like(g, dtype=dtype)
+    return g.detach() if g.dtype is dtype and g.is_contiguous() else torch.empty_like(g, dtype=dtype)
 
 
 def lying_as(y: Tensor, x: Tensor) -> Tensor:
