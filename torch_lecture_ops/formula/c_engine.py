@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate, chain
 from operator import is_
+from struct import Struct
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
@@ -38,22 +39,23 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def threads_for(elements: int) -> int:
     """How many threads of torch's pool a kernel takes."""
-    return 1 if elements < GRAIN or _forked else torch.get_num_threads()
+    return 1 if elements < GRAIN or _forked else get_num_threads()
 
 
 class Kernel:
     """A formula compiled for columns of certain dtypes. Knows addresses, no tensors.
 
-    `run_one` is the compiled function for a single item: (elements, hypers or None, threads, address, ...), for a
-    caller that cannot afford more.
+    `run_one(pack(elements, threads, address, ..., hyper, ...))` is the compiled function for a single item, for those
+    who cannot afford more: each argument of a C function would cost as much time as all of a block of bytes.
     """
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         library = load(c_source(trace(formula), dtypes))
         self._run = library.run
         self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
-        self.run_one: Callable[..., int] = library.run_one
-        library.run_one.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * len(dtypes)]
+        self.run_one: Callable[[bytes], int] = library.run_one
+        library.run_one.argtypes = [ctypes.c_char_p]
+        self.pack = Struct(f"{2 + len(dtypes)}q{len(formula.hypers)}d").pack
 
     def __call__(self, starts: array[int], addresses: array[int], hypers: Sequence[float]) -> None:
         """Run over the items, whose elements are starts[i]..starts[i + 1]; `addresses` goes column by column."""

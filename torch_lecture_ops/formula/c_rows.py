@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
+from struct import Struct
 
 import torch
 
@@ -25,9 +26,10 @@ COSTLY = frozenset(("exp", "expm1", "log", "log1p", "tanh", "pow"))  # dearer th
 
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
-// their number, their length, that of the last one, the threads to use and, for each column, its address and stride.
-// Totals are added up block by block, so that they do not depend on the number of threads.
-static int blocks(const int64_t *table, const double *hyper, double *sums, int64_t size, int64_t from, int64_t to) {{
+// their number, their length, that of the last one, the threads to use, for each column its address and stride, and
+// the hypers. Totals are added up block by block, so that they do not depend on the number of threads.
+static int blocks(const int64_t *table, double *sums, int64_t size, int64_t from, int64_t to) {{
+    const double *hyper = (const double *)(table + 4 + 2 * BASES);
     const int64_t rows = table[0], length = table[1], last = table[2];
     {real} small[KEPT * SMALL + 1], *kept = small;
     if (KEPT && length > SMALL && !(kept = malloc(KEPT * length * sizeof({real})))) return 1;
@@ -42,19 +44,18 @@ static int blocks(const int64_t *table, const double *hyper, double *sums, int64
     return 0;
 }}
 
-// The totals are put behind the hypers.
-int run(const int64_t *table, double *hyper) {{
+int run(const int64_t *table, double *totals) {{
     int64_t rows = table[0], length = table[1], threads = table[3];
     int64_t size = length < GRAIN ? GRAIN / (length + 1) : 1, count = (rows + size - 1) / size;
-    double few[SMALL], *sums = few, *totals = hyper + HYPERS;
+    double few[SMALL], *sums = few;
     if (count * TOTALS > SMALL && !(sums = malloc(count * TOTALS * sizeof(double)))) return 1;
     int failed = 0;
-    if (threads <= 1) failed = blocks(table, hyper, sums, size, 0, count);
+    if (threads <= 1) failed = blocks(table, sums, size, 0, count);
     else {{
         #pragma omp parallel num_threads(threads) reduction(|:failed)
         {{
             int64_t k = omp_get_thread_num(), n = omp_get_num_threads();
-            failed = blocks(table, hyper, sums, size, count * k / n, count * (k + 1) / n);
+            failed = blocks(table, sums, size, count * k / n, count * (k + 1) / n);
         }}
     }}
     for (int64_t k = 0; k < TOTALS; k++) totals[k] = 0;
@@ -78,8 +79,9 @@ class RowKernel:
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
         writer = _RowWriter(formula, dtypes, interleaved)
         self._run = load(writer.source()).run
-        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self._hypers, self._zeros = len(formula.hypers), (0.0,) * writer.totals
+        self._run.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+        self._pack = Struct(f"{4 + 2 * len(writer.bases)}q{len(formula.hypers)}d").pack
+        self._zeros = (0.0,) * writer.totals
 
     def __call__(self, shape: tuple[int, int, int], places: Sequence[int], hypers: Sequence[float]) -> array[float]:
         """Run over the rows; the totals.
@@ -89,12 +91,11 @@ class RowKernel:
             places: address and distance of the rows in elements, for each column in memory.
             hypers: the numbers of the formula.
         """
-        numbers = array("d", (*hypers, *self._zeros))
-        # In tables, since each argument of a C function costs as much time as all of a table.
-        table = array("q", (*shape, threads_for(shape[0] * shape[1]), *places))
-        if self._run(table.buffer_info()[0], numbers.buffer_info()[0]):
+        totals = array("d", self._zeros)
+        table = self._pack(*shape, threads_for(shape[0] * shape[1]), *places, *hypers)
+        if self._run(table, totals.buffer_info()[0]):
             raise MemoryError("no memory for the rows of a kernel")
-        return numbers[self._hypers :]
+        return totals
 
 
 def row_kernel(formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> RowKernel:
@@ -124,7 +125,7 @@ class _RowWriter(Writer):
     def source(self) -> str:
         row = self._row()
         run = _RUN.format(real=self.real)
-        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, HYPERS = {len(self.formula.hypers)} }};\n"
+        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, BASES = {len(self.bases)} }};\n"
         sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {len(self.kept)}, LANES = 16 }};"
         return "\n".join([prelude(), "#include <omp.h>", sizes, row, run])
 

@@ -69,6 +69,12 @@ int run(int64_t count, const int64_t *start, void *const *columns, const double 
     if (table != small) free(table);
     return 0;
 }
+
+// The same for a single item. The call is one block of words: the elements, the threads, the addresses, the hypers.
+int run_one(const int64_t *call) {
+    int64_t start[] = {0, call[0]};
+    return run(1, start, (void *const *)(call + 2), (const double *)(call + 2 + COLUMNS), call[1]);
+}
 """
 
 
@@ -96,16 +102,9 @@ class Writer:
 
     def source(self) -> str:
         elements, uniforms = self._elements(), self._uniforms()  # both add to the table
-        sizes = f"enum {{ ROW = {max(len(self.table), 1)}, SMALL = 64, BYTES = {self._bytes()} }};{_FETCH}"
-        return "\n".join([prelude(), "#include <omp.h>", sizes, uniforms, elements, _RUN, self._run_one()])
-
-    def _run_one(self) -> str:
-        """The same for a single item: its addresses come as arguments, so that the caller need not make tables."""
-        columns = [f"c{column}" for column in range(len(self.dtypes))]
-        pointers = "".join(f", void *{column}" for column in columns)
-        head = f"int run_one(int64_t elements, const double *hyper, int threads{pointers}) {{"
-        tables = f"int64_t start[] = {{0, elements}}; void *columns[] = {{{', '.join(columns)}}};"
-        return _function(head, [tables, "return run(1, start, columns, hyper, threads);"])
+        sizes = f"ROW = {max(len(self.table), 1)}, SMALL = 64, COLUMNS = {len(self.dtypes)}, BYTES = {self._bytes()}"
+        enum = f"enum {{ {sizes} }};{_FETCH}"
+        return "\n".join([prelude(), "#include <omp.h>", enum, uniforms, elements, _RUN])
 
     def _uniforms(self) -> str:
         """Once an item, in double: what is the same for all its elements, as a row of the table.

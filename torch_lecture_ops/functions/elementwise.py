@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, empty_like
 from torch.autograd import Function, forward_ad
 from torch.autograd.graph import increment_version
+from torch.nn import Parameter
 
 from ..formula import MEMORY, PLAIN, EngineUnavailable, Formula, kernel, note_fallback, operand, threads_for
 from .operation import (
@@ -76,7 +76,7 @@ class Elementwise(Function):
             Formula(
                 cls.chain, ("array",) * (1 + len(kept)), (1 + len(kept),), numbers_of_slope, f"{cls.__name__}'s slope"
             ),
-            numbers=tuple(map(numbers_of_value.index, numbers_of_slope)),
+            numbers=None if numbers_of_slope == numbers_of_value else [*map(numbers_of_value.index, numbers_of_slope)],
         )
         nothing = (None,) * len(numbers_of_value)  # the gradients of the numbers
 
@@ -93,8 +93,11 @@ class Elementwise(Function):
         def backward(ctx: Any, g: Tensor) -> Any:
             if is_grad_enabled() or transforms_active() or forward_ad._current_level >= 0:
                 dx = chain.backward_on_tensors(*operands(ctx, g))
+            elif saves_nothing:
+                dx = chain.run(g, ctx.numbers if nothing else ())
             else:
-                dx = chain.by_kernel(*operands(ctx, g))
+                (saved,) = ctx.saved_tensors
+                dx = chain.run_pair(g, saved, ctx.numbers) if nothing else chain.run_pair(g, saved)
             return (dx, *nothing) if nothing else dx
 
         def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
@@ -120,7 +123,7 @@ class Elementwise(Function):
             return (dx, *nothing) if nothing else dx
 
         def plain_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
-            y = value.by_kernel(x, numbers)
+            y = value.run(x, numbers)
             if nothing:
                 ctx.numbers = numbers
             if not saves_nothing:
@@ -158,8 +161,8 @@ class Elementwise(Function):
                 # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
                 return value.on_tensors(x, numbers) if forward_levels() > 1 else cls.apply(x, *numbers)
             if x.requires_grad and is_grad_enabled():
-                return plain_apply(x, *numbers)
-            return value.by_kernel(x, numbers)
+                return plain_apply(x, *numbers) if numbers else plain_apply(x)
+            return value.run(x, numbers)
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
@@ -177,15 +180,18 @@ def numbers_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
+_NO_KERNEL = (None, None)
+
+
 class _Evaluator:
     """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators.
 
     `numbers` tells which of the function's numbers the formula takes, by their places; None: all.
     """
 
-    def __init__(self, formula: Formula, integers: str = "refuse", numbers: tuple[int, ...] | None = None) -> None:
+    def __init__(self, formula: Formula, integers: str = "refuse", numbers: Sequence[int] | None = None) -> None:
         self._formula, self._integers, self._places = formula, integers, numbers
-        self._kernels: dict[torch.dtype, Callable[..., int]] = {}
+        self._kernels: dict[torch.dtype, tuple[Any, Any]] = {}  # the function that runs one and that which packs
 
     def _chosen(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
         return numbers if self._places is None else tuple([numbers[place] for place in self._places])
@@ -198,15 +204,55 @@ class _Evaluator:
         increment_version(x)  # the kernel wrote behind autograd's back
         return x
 
+    def run(self, x: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
+        """As `by_kernel`, in few steps where x is contiguous: for small tensors they cost more than the kernel."""
+        run_one, pack = self._kernels.get(x.dtype, _NO_KERNEL)
+        try:
+            if (
+                run_one is not None
+                and (type(x) is Tensor or type(x) is Parameter)
+                and x.is_cpu
+                and x.is_contiguous()
+                and not x.is_neg()
+                and not dispatch_modes()
+            ):
+                y, elements = empty_like(x), x.numel()
+                own = self._chosen(numbers) if numbers else numbers
+                run_one(pack(elements, threads_for(elements), x.data_ptr(), y.data_ptr(), *own))
+                return y
+        except RuntimeError:  # it has no memory
+            pass
+        return self.by_kernel(x, numbers)
+
+    def run_pair(self, g: Tensor, x: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
+        """The same for a gradient and what was saved."""
+        run_one, pack = self._kernels.get(x.dtype, _NO_KERNEL)
+        try:
+            if (
+                run_one is not None
+                and (type(x) is Tensor or type(x) is Parameter)
+                and type(g) is Tensor
+                and x.is_cpu
+                and x.is_contiguous()
+                and g.is_contiguous()
+                and not (x.is_neg() or g.is_neg() or dispatch_modes())
+            ):
+                dx, elements = empty_like(x), x.numel()
+                own = self._chosen(numbers) if numbers else numbers
+                run_one(pack(elements, threads_for(elements), g.data_ptr(), x.data_ptr(), dx.data_ptr(), *own))
+                return dx
+        except RuntimeError:
+            pass
+        return self.by_kernel(x, numbers, g)
+
     def by_kernel(
         self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None, y: Tensor | None = None
     ) -> Tensor:
         """The result by a kernel if it can take these tensors. No autograd, transform or compiler may be watching.
 
-        It lies in memory as x does (in backward: as what was saved), like a built-in function's. The way to the
-        kernel is short on purpose: for small tensors it costs more than the kernel.
+        It lies in memory as x does (in backward: as what was saved), like a built-in function's.
         """
-        run_one = self._kernels.get(x.dtype) or self._build(x.dtype)
+        run_one, pack = self._kernels.get(x.dtype) or self._build(x.dtype)
         if (
             run_one is None
             or type(x) not in PLAIN
@@ -218,32 +264,32 @@ class _Evaluator:
         ):
             return self.backward_on_tensors(x, numbers, g)
         if y is None:
-            y = torch.empty_like(x)
+            y = empty_like(x)
         if not x.is_contiguous() or (g is not None and (not g.is_contiguous() or g.is_neg())):
             if not has_memory(x) or (g is not None and not has_memory(g)):
                 return self.backward_on_tensors(x, numbers, g)
             x, g = lying_as(y, x), g if g is None else lying_as(y, g)
         elements = y.numel()
-        threads = threads_for(elements)
-        hypers = array("d", self._chosen(numbers)) if numbers else None
-        address = None if hypers is None else hypers.buffer_info()[0]
+        own = self._chosen(numbers) if numbers else ()
         try:
             if g is None:
-                run_one(elements, address, threads, x.data_ptr(), y.data_ptr())
+                run_one(pack(elements, threads_for(elements), x.data_ptr(), y.data_ptr(), *own))
             else:
-                run_one(elements, address, threads, g.data_ptr(), x.data_ptr(), y.data_ptr())
+                run_one(pack(elements, threads_for(elements), g.data_ptr(), x.data_ptr(), y.data_ptr(), *own))
         except RuntimeError:  # no memory of its own, as above
             return self.backward_on_tensors(x, numbers, g)
         return y
 
-    def _build(self, dtype: torch.dtype) -> Callable[..., int] | None:
+    def _build(self, dtype: torch.dtype) -> tuple[Any, Any]:
         if dtype not in MEMORY:
-            return None
+            return _NO_KERNEL
         try:
-            self._kernels[dtype] = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1)).run_one
+            built = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1))
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
-        return self._kernels.get(dtype)
+            return _NO_KERNEL
+        self._kernels[dtype] = built.run_one, built.pack
+        return self._kernels[dtype]
 
     def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:
         """As `on_tensors`; where complex numbers meet, backward takes the conjugate of the slope."""
