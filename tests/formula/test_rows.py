@@ -185,7 +185,8 @@ def launch(formula, shape, columns, numbers=(), interleaved=range(0)):
     if interleaved:
         dtypes[interleaved[0] : interleaved[0] + 1] = [dtypes[interleaved[0]]] * len(interleaved)
     kernel = row_kernel(formula, tuple(dtypes), interleaved)
-    return kernel(shape, [place for tensor, stride in columns for place in (tensor.data_ptr(), stride)], numbers)
+    call = kernel.prepare(shape, [(stride, 0) for _, stride in columns])
+    return call([tensor.data_ptr() for tensor, _ in columns], numbers)
 
 
 def compute(case, shape, columns, dtype):

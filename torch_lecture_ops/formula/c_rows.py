@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
 from struct import Struct
 
 import torch
@@ -26,10 +28,12 @@ COSTLY = frozenset(("exp", "expm1", "log", "log1p", "tanh", "pow"))  # dearer th
 
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
-// their number, their length, that of the last one, the threads to use, for each column its address and stride, and
-// the hypers. Totals are added up block by block, so that they do not depend on the number of threads.
+// their number, their length, that of the last one; for each column its stride and how many bytes after its address
+// it begins; then the threads to use, the addresses, the hypers. Totals are added up block by block, so that they do
+// not depend on the number of threads.
 static int blocks(const int64_t *table, double *sums, int64_t size, int64_t from, int64_t to) {{
-    const double *hyper = (const double *)(table + 4 + 2 * BASES);
+    const int64_t *address = table + 4 + 2 * BASES;
+    const double *hyper = (const double *)(address + BASES);
     const int64_t rows = table[0], length = table[1], last = table[2];
     {real} small[KEPT * SMALL + 1], *kept = small;
     if (KEPT && length > SMALL && !(kept = malloc(KEPT * length * sizeof({real})))) return 1;
@@ -37,7 +41,7 @@ static int blocks(const int64_t *table, double *sums, int64_t size, int64_t from
         double total[TOTALS + 1] = {{0}};
         int64_t end = (b + 1) * size < rows ? (b + 1) * size : rows;
         for (int64_t i = b * size; i < end; i++)
-            row(table + 4, hyper, i, i + 1 == rows ? last : length, length, kept, total);
+            row(table + 3, address, hyper, i, i + 1 == rows ? last : length, length, kept, total);
         memcpy(sums + b * TOTALS, total, TOTALS * sizeof(double));
     }}
     if (kept != small) free(kept);
@@ -45,7 +49,7 @@ static int blocks(const int64_t *table, double *sums, int64_t size, int64_t from
 }}
 
 int run(const int64_t *table, double *totals) {{
-    int64_t rows = table[0], length = table[1], threads = table[3];
+    int64_t rows = table[0], length = table[1], threads = table[3 + 2 * BASES];
     int64_t size = length < GRAIN ? GRAIN / (length + 1) : 1, count = (rows + size - 1) / size;
     double few[SMALL], *sums = few;
     if (count * TOTALS > SMALL && !(sums = malloc(count * TOTALS * sizeof(double)))) return 1;
@@ -80,19 +84,25 @@ class RowKernel:
         writer = _RowWriter(formula, dtypes, interleaved)
         self._run = load(writer.source()).run
         self._run.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
-        self._pack = Struct(f"{4 + 2 * len(writer.bases)}q{len(formula.hypers)}d").pack
+        columns = len(writer.bases)
+        self._pack_shape = Struct(f"{3 + 2 * columns}q").pack
+        self._pack_call = Struct(f"{1 + columns}q{len(formula.hypers)}d").pack
         self._zeros = (0.0,) * writer.totals
 
-    def __call__(self, shape: tuple[int, int, int], places: Sequence[int], hypers: Sequence[float]) -> array[float]:
-        """Run over the rows; the totals.
+    def prepare(self, shape: tuple[int, int, int], steps: Iterable[tuple[int, int]]) -> Callable[..., array[float]]:
+        """What runs over rows of this shape: called with addresses and hypers, it returns the totals.
 
         Arguments:
             shape: the number of rows, the length of all but the last, the length of the last.
-            places: address and distance of the rows in elements, for each column in memory.
-            hypers: the numbers of the formula.
+            steps: for each column in memory the distance of its rows in elements, and of its first row from its
+                address in bytes.
         """
+        return partial(self._call, self._pack_shape(*shape, *chain.from_iterable(steps)), shape[0] * shape[1])
+
+    def _call(self, shape: bytes, elements: int, addresses: Iterable[int], hypers: Iterable[float]) -> array[float]:
         totals = array("d", self._zeros)
-        table = self._pack(*shape, threads_for(shape[0] * shape[1]), *places, *hypers)
+        # In one block, since each argument of a C function costs as much time as all of a block.
+        table = shape + self._pack_call(threads_for(elements), *addresses, *hypers)
         if self._run(table, totals.buffer_info()[0]):
             raise MemoryError("no memory for the rows of a kernel")
         return totals
@@ -134,7 +144,8 @@ class _RowWriter(Writer):
         for place, column in enumerate(self.bases):
             c_type = self.memory[self.dtypes[column]][0]
             lines.append(
-                f"{c_type} *restrict c{column} = ({c_type} *)column[{2 * place}] + i * column[{2 * place + 1}];"
+                f"{c_type} *restrict c{column} = ({c_type} *)(address[{place}] + column[{2 * place + 1}]) + "
+                f"i * column[{2 * place}];"
             )
             if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
                 lines.append(f"const double s{column} = {self._load(column, '0')};")
@@ -153,7 +164,7 @@ class _RowWriter(Writer):
                 lines.append(f"total[{total}] += n{result};")
                 total += 1
         head = (
-            "static void row(const int64_t *column, const double *hyper, int64_t i, int64_t n, "
+            "static void row(const int64_t *column, const int64_t *address, const double *hyper, int64_t i, int64_t n, "
             f"int64_t length, {self.real} *restrict kept, double *restrict total) {{"
         )
         return "\n".join([head, *("    " + line for line in lines), "}\n"])

@@ -243,20 +243,18 @@ class RowFormula:
             interleaved: which columns lie in one, see `RowKernel`; it stands in `columns` once.
             watched, key: if given, what the rest follows from, for `seen_like`.
         """
-        dtypes: list[torch.dtype] = []
-        places: list[int] = []
-        for tensor, stride, first in columns:
+        for tensor, _, _ in columns:
             if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not STRIDED or tensor.is_neg():
                 return None
-            dtypes.append(tensor.dtype)
-            places += (tensor.data_ptr() + first * tensor.itemsize if first else tensor.data_ptr(), stride)
+        tensors = [tensor for tensor, _, _ in columns]
+        dtypes = [tensor.dtype for tensor in tensors]
         kernel = self._kernels.get((*dtypes, interleaved)) or self._build(dtypes, interleaved)
         if kernel is None:
             return None
-        if watched and all(tensor.data_ptr() in places[::2] for tensor in watched):  # none of them was copied
-            steps = [(stride, first * tensor.itemsize) for tensor, stride, first in columns]
-            self._seen = Seen(Alike(watched), key, kernel, shape, steps)
-        return kernel(shape, places, numbers)
+        call = kernel.prepare(shape, [(stride, first * tensor.itemsize) for tensor, stride, first in columns])
+        if watched and all(any(tensor is t for t in tensors) for tensor in watched):  # none of them was copied
+            self._seen = Seen(Alike(watched), key, shape, call)
+        return call(map(Tensor.data_ptr, tensors), numbers)
 
     def seen_like(self, watched: Sequence[Tensor], key: Any = None) -> Seen | None:
         """What the call before found out, if its tensors looked the same."""
@@ -288,16 +286,12 @@ class Seen(NamedTuple):
 
     alike: Alike
     key: Any
-    kernel: RowKernel
     shape: tuple[int, int, int]
-    steps: list[tuple[int, int]]  # for each column the distance of its rows, and of its first element in bytes
+    call: Callable[..., array[float]]  # see `RowKernel.prepare`
 
     def run(self, tensors: Sequence[Tensor], numbers: Sequence[float] = ()) -> array[float]:
         """As `RowFormula.run`, with the tensors of the columns."""
-        places: list[int] = []
-        for tensor, (stride, first) in zip(tensors, self.steps, strict=True):
-            places += (tensor.data_ptr() + first, stride)
-        return self.kernel(self.shape, places, numbers)
+        return self.call(map(Tensor.data_ptr, tensors), numbers)
 
 
 def upcast(tensor: Tensor) -> Tensor:
