@@ -123,7 +123,7 @@ class _RowWriter(Writer):
         self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
         self.available = self._availability()  # of each line: the first loop in which it can be computed
         self.last = max(self.available, default=0)  # of the loops
-        self.kept: list[int] = []  # lines that one loop stores and a later one loads
+        self.kept: dict[int, str] = {}  # where lines are that one loop stores and a later one loads
 
     def _availability(self) -> list[int]:
         loops: list[int] = []
@@ -136,7 +136,7 @@ class _RowWriter(Writer):
         row = self._row()
         run = _RUN.format(real=self.real)
         sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, BASES = {len(self.bases)} }};\n"
-        sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {len(self.kept)}, LANES = 16 }};"
+        sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {self._count_kept()}, LANES = 16, STRETCH = 512 }};"
         return "\n".join([prelude(), "#include <omp.h>", sizes, row, run])
 
     def _row(self) -> str:
@@ -149,7 +149,6 @@ class _RowWriter(Writer):
             )
             if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
                 lines.append(f"const double s{column} = {self._load(column, '0')};")
-        # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         lines.append("const int64_t whole = n < LANES ? 0 : n;")
         for loop in range(self.last + 1):
             for number, node in enumerate(self.nodes):
@@ -186,14 +185,14 @@ class _RowWriter(Writer):
             return []
         seen = len(self.table)
         body = [*self._lines(roots, loop)]
-        before, clauses, after = [], "", []
+        before, clauses, after, sums = [], "", [], []
         for number in reductions:
             x = self._operand(self.nodes[number].operands[0])
             if self.nodes[number].operation == "row_sum":
-                before.append(f"double r{number} = 0;")
+                sums.append(number)
+                before.append(f"double n{number} = 0;")
                 clauses += f" reduction(+:r{number})"
                 body.append(f"r{number} += {x};")
-                after.append(f"const double n{number} = r{number};")
             else:
                 before.append(f"{self.real} r{number} = -INFINITY; int bad{number} = 0;")
                 clauses += f" reduction(max:r{number}) reduction(|:bad{number})"
@@ -202,15 +201,24 @@ class _RowWriter(Writer):
         for column, result in stored:
             body += self._store(column, self._operand(result))
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
-        simd, body = f"#pragma omp simd{clauses}", ["    " + line for line in body]
-        lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *body, "}"]
-        lines += [
-            "if (whole < n)",
-            simd,
-            "for (int64_t j = 0; j < LANES; j++) {",
-            "    if (j < n) {",
-            *body,
-            "    }",
+        # A total is added in double. For sums that go on into the formula that would take a fifth of the time of an
+        # exponential: there each stretch of floats is added up, and the sums of the stretches in double. A short row
+        # is one vector with some lanes switched off; element by element it would take twice the time.
+        is_total = {number: number in self.program.results for number in sums}
+        zeros = [f"{'double' if is_total[number] else self.real} r{number} = 0;" for number in sums]
+        add_up = [f"n{number} += r{number};" for number in sums]
+        simd = f"#pragma omp simd{clauses}"
+        stretch = [*zeros, simd, "for (int64_t j = from; j < to; j++) {", *_indented(body), "}", *add_up]
+        short = ["if (j < n) {", *_indented(body), "}"]
+        short = [*zeros, simd, "for (int64_t j = 0; j < LANES; j++) {", *_indented(short), "}", *add_up]
+        step = "whole" if all(is_total.values()) else "STRETCH"
+        lines = [
+            f"for (int64_t from = 0; from < whole; from += {step}) {{",
+            f"    const int64_t to = from + {step} < whole ? from + {step} : whole;",
+            *_indented(stretch),
+            "}",
+            "if (whole < n) {",
+            *_indented(short),
             "}",
         ]
         return [*uniforms, *before, *lines, *after]
@@ -234,12 +242,25 @@ class _RowWriter(Writer):
         lines = []
         for number in sorted(needed):
             node, kept = self.nodes[number], self._is_kept(number, loop)
-            value = f"kept[{self.kept.index(number)} * length + j]" if kept else self._elementwise(node)
+            value = self.kept[number] if kept else self._elementwise(node)
             lines.append(f"const {self._c_type(node)} n{number} = {value};")
             if not kept and self._is_needed_later(number, loop):
-                self.kept.append(number)
-                lines.append(f"kept[{len(self.kept) - 1} * length + j] = n{number};")
+                self.kept[number] = self._place_to_keep(loop)
+                lines.append(f"{self.kept[number]} = n{number};")
         return lines
+
+    def _place_to_keep(self, loop: int) -> str:
+        """In a result that the last loop will write, which saves memory and the way to it; else in a row of its own."""
+        for column, result in zip(self.formula.stores, self.program.results, strict=True):
+            place = self._at(column, "j")
+            is_free = column >= len(self.formula.columns) and place not in self.kept.values()
+            is_fit = self.formula.kind(column) == "array" and self.memory[self.dtypes[column]][0] == self.real
+            if is_free and is_fit and loop < self._stored_in(column, result) == self.last:
+                return place
+        return f"kept[{self._count_kept()} * length + j]"
+
+    def _count_kept(self) -> int:
+        return sum(place.startswith("kept") for place in self.kept.values())
 
     def _is_kept(self, number: int, loop: int) -> bool:
         return number in self.kept and self.available[number] < loop
@@ -263,3 +284,7 @@ class _RowWriter(Writer):
             return super()._at(column, index)
         step, offset = len(self.interleaved), column - self.interleaved[0]
         return f"c{self.interleaved[0]}[{index} * {step} + {offset}]"
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return ["    " + line for line in lines]

@@ -252,9 +252,10 @@ class RowFormula:
         if kernel is None:
             return None
         call = kernel.prepare(shape, [(stride, first * tensor.itemsize) for tensor, stride, first in columns])
-        if watched and all(any(tensor is t for t in tensors) for tensor in watched):  # none of them was copied
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        if watched and all(tensor.data_ptr() in addresses for tensor in watched):  # none of them was copied
             self._seen = Seen(Alike(watched), key, shape, call)
-        return call(map(Tensor.data_ptr, tensors), numbers)
+        return call(addresses, numbers)
 
     def seen_like(self, watched: Sequence[Tensor], key: Any = None) -> Seen | None:
         """What the call before found out, if its tensors looked the same."""
