@@ -53,27 +53,34 @@ static inline float expm1_float(float x) {
     return x == 0.0f ? x : y;  // keeps -0
 }
 
-// ln x = k ln2 + ln m with m in [sqrt(1/2), sqrt 2); ln m = 2 atanh(s), s = (m - 1) / (m + 1), by its series
-static inline float log_float(float x) {
-    int tiny = x < 0x1p-126f;
-    uint32_t b = bits(tiny ? x * 0x1p23f : x);
-    int32_t k = (int32_t)(b - 0x3f3504f3u) >> 23;
-    float f = from_bits(b - ((uint32_t)k << 23)) - 1.0f;
-    float e = (float)(tiny ? k - 23 : k);
+// ln(2^k (1 + f)) = k ln2 + 2 atanh(s) with s = f / (2 + f), by its series, for 1 + f in [sqrt(1/2), sqrt 2)
+static inline float log_reduced(float k, float f) {
     float s = f / (2.0f + f), z = s * s, half = 0.5f * f * f;
     float series = z * FMA(z, FMA(z, FMA(z, 2.0f / 9, 2.0f / 7), 2.0f / 5), 2.0f / 3);
-    float y = e * LN2_HIGH - ((half - FMA(s, half + series, e * LN2_LOW)) - f);
+    return k * LN2_HIGH - ((half - FMA(s, half + series, k * LN2_LOW)) - f);
+}
+
+static inline int32_t log2_rounded(float x) { return (int32_t)(bits(x) - 0x3f3504f3u) >> 23; }
+
+static inline float log_float(float x) {
+    int tiny = x < 0x1p-126f;
+    float scaled = tiny ? x * 0x1p23f : x;
+    int32_t k = log2_rounded(scaled);
+    float y = log_reduced((float)(tiny ? k - 23 : k), from_bits(bits(scaled) - ((uint32_t)k << 23)) - 1.0f);
     y = x == 0.0f ? -INFINITY : y;
     y = x < 0.0f ? NAN : y;
     return x < INFINITY ? y : x;  // +inf and NaN pass
 }
 
-// ln(1 + x) = ln u + what rounding took from u = 1 + x
+// 1 + x = u + what rounding took from u; that is nothing where 2^-k would leave the range of float
 static inline float log1p_float(float x) {
     float u = 1.0f + x, lost = x - (u - 1.0f);
-    float y = log_float(u) + lost / u;
-    y = x < 0x1p-24f && x > -0x1p-24f ? x : y;  // keeps -0
+    int32_t k = log2_rounded(u);
+    float f = from_bits(bits(u) - ((uint32_t)k << 23)) - 1.0f;
+    float y = log_reduced((float)k, FMA(lost, power_of_two(k < 126 ? -k : -126), f));
+    y = x == 0.0f ? x : y;  // keeps -0
     y = x == -1.0f ? -INFINITY : y;
+    y = x < -1.0f ? NAN : y;
     return x < INFINITY ? y : x;
 }
 
