@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class _Rule:
         self.tensors = len(self.names)
         self.taken = [self.names.index(name) for name in taken]
         self.spares = self._spares()
-        self.kernels: dict[Any, RowFormula] = {}
+        self._kernel_of_value, self._kernel_of_chain = cache(self._value_of_rows), cache(self._chain_of_rows)
         self.arrays: tuple[Part, ...] = ("array",) * self.tensors
 
     def _spares(self) -> Sequence[Collection[int]]:
@@ -192,41 +192,38 @@ class _Rule:
                 gradients.append(lie.summed(part, target, tensor))
         return tuple(gradients)
 
-    def _kernel_of_value(self, parts: tuple[Part, ...], elementwise: bool) -> RowFormula:
+    def _value_of_rows(self, parts: tuple[Part, ...], elementwise: bool) -> RowFormula:
         """The value, or its sum over all elements, for operands that lie so."""
-        if (parts, elementwise) not in self.kernels:
 
-            def function(*columns: Any, **numbers: Any) -> Any:
-                own = {name: numbers[name] for name in self.numbers}
-                y = self.value(*_operands(columns, parts, numbers), **own)
-                return y if elementwise else row_sum(y)
+        def function(*columns: Any, **numbers: Any) -> Any:
+            own = {name: numbers[name] for name in self.numbers}
+            y = self.value(*_operands(columns, parts, numbers), **own)
+            return y if elementwise else row_sum(y)
 
-            columns = tuple(part for part in parts if part != "number")
-            outputs = ("array" if elementwise else "total",)
-            formula = Formula(function, columns, (len(columns),), self._hypers(parts), self.name, outputs=outputs)
-            self.kernels[parts, elementwise] = RowFormula(formula)
-        return self.kernels[parts, elementwise]
+        columns = tuple(part for part in parts if part != "number")
+        outputs = ("array" if elementwise else "total",)
+        return RowFormula(
+            Formula(function, columns, (len(columns),), self._hypers(parts), self.name, outputs=outputs)
+        )
 
-    def _kernel_of_chain(self, parts: tuple[Part, ...], needed: tuple[bool, ...], elementwise: bool) -> RowFormula:
+    def _chain_of_rows(self, parts: tuple[Part, ...], needed: tuple[bool, ...], elementwise: bool) -> RowFormula:
         """The gradients that are needed, each summed as far as its operand is the same; g a column or one number."""
-        if (parts, needed, elementwise) not in self.kernels:
-            order = [k for k, part in enumerate(parts) if needed[k] and part != "number"]
-            order += [k for k, part in enumerate(parts) if needed[k] and part == "number"]  # totals come last
+        order = [k for k, part in enumerate(parts) if needed[k] and part != "number"]
+        order += [k for k, part in enumerate(parts) if needed[k] and part == "number"]  # totals come last
 
-            def function(*columns: Any, **numbers: Any) -> Any:
-                g, *others = columns if elementwise else (numbers["g"], *columns)
-                own = {name: numbers[name] for name in self.chosen}
-                operands = _operands(others, parts, numbers)
-                gradients = self.chain(g, *[operands[k] for k in self.taken], **own)
-                return tuple(gradients[k] if parts[k] == "array" else row_sum(gradients[k]) for k in order)
+        def function(*columns: Any, **numbers: Any) -> Any:
+            g, *others = columns if elementwise else (numbers["g"], *columns)
+            own = {name: numbers[name] for name in self.chosen}
+            operands = _operands(others, parts, numbers)
+            gradients = self.chain(g, *[operands[k] for k in self.taken], **own)
+            return tuple(gradients[k] if parts[k] == "array" else row_sum(gradients[k]) for k in order)
 
-            columns = ("array",) * elementwise + tuple(part for part in parts if part != "number")
-            outputs = tuple("total" if parts[k] == "number" else parts[k] for k in order)
-            stores = tuple(range(len(columns), len(columns) + len(order)))
-            hypers = self._hypers(parts) + ("g",) * (not elementwise)
-            formula = Formula(function, columns, stores, hypers, f"{self.name}'s slope", outputs=outputs)
-            self.kernels[parts, needed, elementwise] = RowFormula(formula)
-        return self.kernels[parts, needed, elementwise]
+        columns = ("array",) * elementwise + tuple(part for part in parts if part != "number")
+        outputs = tuple("total" if parts[k] == "number" else parts[k] for k in order)
+        stores = tuple(range(len(columns), len(columns) + len(order)))
+        hypers = self._hypers(parts) + ("g",) * (not elementwise)
+        formula = Formula(function, columns, stores, hypers, f"{self.name}'s slope", outputs=outputs)
+        return RowFormula(formula)
 
     def _hypers(self, parts: tuple[Part, ...]) -> tuple[str, ...]:
         return (*self.numbers, *(f"operand{k}" for k, part in enumerate(parts) if part == "number"))
