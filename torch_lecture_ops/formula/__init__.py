@@ -31,6 +31,7 @@ from .math import minimum as minimum
 from .math import place as place
 from .math import row_max as row_max
 from .math import row_sum as row_sum
+from .math import softplus as softplus
 from .math import sqrt as sqrt
 from .math import tanh as tanh
 from .math import where as where

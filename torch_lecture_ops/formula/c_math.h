@@ -84,6 +84,17 @@ static inline float log1p_float(float x) {
     return x < INFINITY ? y : x;
 }
 
+// ln(1 + e^x) = max(x, 0) + ln(1 + t) with t = e^-|x| <= 1, that is 2 atanh(s) with s = t / (2 + t), by its series;
+// 2 s = t - s t, so that little depends on the rounding of s
+static inline float softplus_float(float x) {
+    float t = exp_float(-__builtin_fabsf(x)), s = t / (2.0f + t), z = s * s;
+    float low = FMA(z, FMA(z, 2.0f / 7, 2.0f / 5), 2.0f / 3), high = FMA(z, FMA(z, 2.0f / 13, 2.0f / 11), 2.0f / 9);
+    float series = z * FMA(z * z * z, high, low);
+    return (x > 0.0f ? x : 0.0f) + FMA(-s, t - series, t);
+}
+
+static inline double softplus(double x) { return (x > 0.0 ? x : 0.0) + log1p(exp(-fabs(x))); }
+
 // tanh |x| = t / (t + 2) with t = e^(2|x|) - 1; below 0.3, where t and the quotient lose 2 ulp, the Taylor series
 static inline float tanh_float(float x) {
     float a = __builtin_fabsf(x), z = x * x;

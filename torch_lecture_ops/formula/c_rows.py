@@ -24,7 +24,8 @@ from .trace import LEAVES, REDUCTIONS, Formula, Node, trace
 # A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
 ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
 
-COSTLY = frozenset(("exp", "expm1", "log", "log1p", "tanh", "pow"))  # dearer than storing a value and loading it again
+# Dearer than storing a value and loading it again
+COSTLY = frozenset(("exp", "expm1", "log", "log1p", "softplus", "tanh", "pow"))
 
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has

@@ -26,9 +26,9 @@ _TEMPLATES = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERA
     "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
 }
-_DOUBLE = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
+_DOUBLE = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "softplus", "sqrt", "tanh")}
 _DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
-_FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh")}
+_FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "softplus", "tanh")}
 _FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
 
 # Tensors that do not fit into the caches are fetched ahead: the processor's own prefetching stops at the end of each

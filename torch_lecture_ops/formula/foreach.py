@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .loop import arguments, evaluate, is_readable, left, operand, store
-from .math import FormulaError, Operand, where
+from .math import FormulaError, Operand, softplus, where
 from .trace import COMPARISONS, Formula, Kind
 
 
@@ -99,4 +99,4 @@ _OPERATIONS |= {
     "maximum": _commutative(torch._foreach_maximum),
     "minimum": _commutative(torch._foreach_minimum),
 }
-_OPERATIONS |= {name: _each(getattr(torch, name)) for name in COMPARISONS} | {"where": _each(where)}
+_OPERATIONS |= {name: _each(getattr(torch, name)) for name in COMPARISONS} | {"softplus": _each(softplus), "where": _each(where)}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "sqrt", "tanh", "where"]
+__all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "softplus", "sqrt", "tanh", "where"]
 __all__ += ["place", "row_max", "row_sum"]
 
 
@@ -125,8 +125,12 @@ def _where(mask: Any, a: Any, b: Any) -> Any:
     return torch.where(mask, *(mask.new_tensor(number, dtype=torch.float64) for number in (a, b)))
 
 
+def _softplus(x: Any) -> Any:
+    return maximum(x, 0.0) + log1p(exp(-abs(x)))
+
+
 _ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh")}
-_ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum, "where": _where}
+_ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum, "softplus": _softplus, "where": _where}
 
 # A row is the last dimension; what is said once a row keeps it, with the size 1.
 _ON_TENSORS |= {
@@ -148,6 +152,7 @@ _ON_NUMBERS |= {
     "abs": math.fabs,
     "maximum": lambda a, b: b if a < b or b != b else a,  # as the C engine has it: NaN stays NaN
     "minimum": lambda a, b: b if a > b or b != b else a,
+    "softplus": _softplus,
     "where": lambda mask, a, b: a if mask else b,
 }
 _ON_NUMBERS |= {name: _same_everywhere(name) for name in ("row_sum", "row_max", "place")}
@@ -186,6 +191,11 @@ def log(x: Any) -> Any:
 def log1p(x: Any) -> Any:
     """ln(1 + x), exact for small x."""
     return _call("log1p", x)
+
+
+def softplus(x: Any) -> Any:
+    """ln(1 + eˣ), without overflow and exact for small eˣ."""
+    return _call("softplus", x)
 
 
 def sqrt(x: Any) -> Any:

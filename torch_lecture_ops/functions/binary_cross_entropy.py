@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..formula import abs, exp, log, log1p, maximum, where
+from ..formula import abs, exp, log, log1p, maximum, softplus, where
 from .pointwise import Pointwise
 
 
@@ -47,11 +47,6 @@ class WeightedBinaryCrossEntropy(Pointwise):
     chain = staticmethod(_chain)
 
 
-def _softplus(x: Any) -> Any:
-    """ln(1 + eˣ) without overflow."""
-    return maximum(x, 0) + log1p(exp(-abs(x)))
-
-
 class BinaryCrossEntropyWithLogits(Pointwise):
     """`BinaryCrossEntropy` of a = σ(z), from the logit z: (1 - y) z + ln(1 + e⁻ᶻ), without overflow.
 
@@ -65,7 +60,7 @@ class BinaryCrossEntropyWithLogits(Pointwise):
 
     @staticmethod
     def value(z: Any, y: Any) -> Any:
-        return (1 - y) * z + _softplus(-z)
+        return (1 - y) * z + softplus(-z)
 
     @staticmethod
     def chain(g: Any, z: Any, y: Any) -> Any:
@@ -80,14 +75,14 @@ class WeightedBinaryCrossEntropyWithLogits(Pointwise):
 
     @staticmethod
     def value(z: Any, y: Any, w: Any, p: Any) -> Any:
-        return w * ((1 - y) * z + (1 + (p - 1) * y) * _softplus(-z))
+        return w * ((1 - y) * z + (1 + (p - 1) * y) * softplus(-z))
 
     @staticmethod
     def chain(g: Any, z: Any, y: Any, w: Any, p: Any) -> Any:
-        sigma, soft = 1 / (1 + exp(-z)), _softplus(-z)
+        sigma, soft = 1 / (1 + exp(-z)), softplus(-z)
         return (
             g * w * ((1 - y + p * y) * sigma - p * y),
-            g * w * (p * soft - _softplus(z)),
+            g * w * (p * soft - softplus(z)),
             g * ((1 - y) * z + (1 + (p - 1) * y) * soft),
             g * w * y * soft,
         )
