@@ -27,6 +27,8 @@ ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint
 # Dearer than storing a value and loading it again
 COSTLY = frozenset(("exp", "expm1", "log", "log1p", "softplus", "tanh", "pow"))
 
+_NO_TOTALS = array("d")
+
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
 // their number, their length, that of the last one; for each column its stride and how many bytes after its address
@@ -101,7 +103,7 @@ class RowKernel:
         return partial(self._call, self._pack_shape(*shape, *chain.from_iterable(steps)), shape[0] * shape[1])
 
     def _call(self, shape: bytes, elements: int, addresses: Iterable[int], hypers: Iterable[float]) -> array[float]:
-        totals = array("d", self._zeros)
+        totals = array("d", self._zeros) if self._zeros else _NO_TOTALS
         # In one block, since each argument of a C function costs as much time as all of a block.
         table = shape + self._pack_call(threads_for(elements), *addresses, *hypers)
         if self._run(table, totals.buffer_info()[0]):

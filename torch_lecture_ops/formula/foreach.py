@@ -99,4 +99,5 @@ _OPERATIONS |= {
     "maximum": _commutative(torch._foreach_maximum),
     "minimum": _commutative(torch._foreach_minimum),
 }
-_OPERATIONS |= {name: _each(getattr(torch, name)) for name in COMPARISONS} | {"softplus": _each(softplus), "where": _each(where)}
+_OPERATIONS |= {name: _each(getattr(torch, name)) for name in COMPARISONS}
+_OPERATIONS |= {"softplus": _each(softplus), "where": _each(where)}

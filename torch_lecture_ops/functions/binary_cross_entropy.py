@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..formula import abs, exp, log, log1p, maximum, softplus, where
+from ..formula import exp, log, log1p, maximum, softplus, where
 from .pointwise import Pointwise
 
 

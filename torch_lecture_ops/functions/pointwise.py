@@ -159,9 +159,9 @@ class _Rule:
         seen = self._kernel_of_chain(self.arrays, needed, elementwise).seen_like(watched)
         if seen is not None:
             given = numbers if elementwise else (*numbers, _per_element(g, saved[0], reduction))
-            results = tuple([torch.empty_like(saved[0]) if is_needed else None for is_needed in needed])
-            seen.run((*watched, *[result for result in results if result is not None]), given)
-            return results
+            results = [torch.empty_like(saved[0]) for is_needed in needed if is_needed]
+            seen.run((*watched, *results), given)
+            return tuple([results.pop(0) if is_needed else None for is_needed in needed])
         lie = _layout(saved)
         if lie is None or (elementwise and g.dtype is not lie.like.dtype):
             return None
