@@ -1,13 +1,20 @@
 """Initialization against the notes' table, torch.nn.init, closed forms and Monte Carlo."""
 
+import copy
 import doctest
+import logging
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
+from torch_lecture_ops import nn as our_nn
 from torch_lecture_ops.nn import init
 
 # (ours, uniform, default gain, default mode)
@@ -21,6 +28,22 @@ EACH_FILLER = pytest.mark.parametrize("fill", [row[0] for row in FILLERS], ids=l
 
 # Slide 'Glorot and He Initialization'.
 GAINS = {"linear": 1.0, "tanh": 1.0, "sigmoid": 4.0, "relu": math.sqrt(2), "silu": math.sqrt(2)}
+
+# name, param, gain; of maxout the known moments of the largest of k numbers
+FAMILIES = [
+    ("leaky_relu", None, math.sqrt(2 / (1 + 0.01**2))),
+    ("leaky_relu", 0.2, math.sqrt(2 / (1 + 0.2**2))),
+    ("leaky_relu", 0, math.sqrt(2)),
+    ("prelu", None, math.sqrt(2 / (1 + 0.25**2))),
+    ("prelu", -1.0, 1.0),
+    ("elu", None, init.gain(F.elu)),
+    ("elu", 0.5, init.gain(lambda z: F.elu(z, 0.5))),
+    ("elu", 0.0, math.sqrt(2)),
+    ("maxout", None, 1.0),
+    ("maxout", 1, 1.0),
+    ("maxout", 3, 1 / math.sqrt(1 + math.sqrt(3) / (2 * math.pi))),
+    ("maxout", 4, 1 / math.sqrt(1 + math.sqrt(3) / math.pi)),
+]
 
 VARIANCES = {
     "average": lambda n_in, n_out: 2 / (n_in + n_out),
@@ -50,6 +73,22 @@ def seeded(seed=0):
 @pytest.mark.parametrize("activation", GAINS)
 def test_gain_is_the_notes_table(activation):
     assert init.gain(activation) == GAINS[activation]
+
+
+def test_the_other_names():
+    assert init.gain("softmax") == 1.0
+    assert init.gain("leaky_relu") == nn.init.calculate_gain("leaky_relu")
+
+
+@pytest.mark.parametrize(("name", "param", "expected"), FAMILIES)
+def test_gain_of_a_family(name, param, expected):
+    assert init.gain(name, param) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@given(st.floats(-10, 10), st.sampled_from(["leaky_relu", "prelu"]))
+def test_gain_of_any_slope_is_torchs_and_the_expectation(a, name):
+    assert init.gain(name, a) == nn.init.calculate_gain("leaky_relu", a)
+    assert init.gain(name, a) == pytest.approx(init.gain(lambda z: F.leaky_relu(z, a)), rel=1e-12)
 
 
 def pdf(x):  # of N(0, 1)
@@ -122,6 +161,24 @@ def test_gain_errors(activation, message):
         init.gain(activation)
 
 
+@pytest.mark.parametrize(
+    ("activation", "param", "message"),
+    [
+        ("leaky_relu", "steep", r"^gain: negative_slope steep not a valid number$"),
+        ("leaky_relu", True, r"^gain: negative_slope True not a valid number$"),
+        ("prelu", math.nan, r"^gain: weight nan not a valid number$"),
+        ("elu", math.inf, r"^gain: alpha inf not a valid number$"),
+        ("maxout", 2.5, r"^gain: pieces must be an integer of at least 1, got 2.5$"),
+        ("maxout", 0, r"^gain: pieces must be an integer of at least 1, got 0$"),
+        ("relu", 0.1, r"^gain: param must be None for all but 'leaky_relu', .*, got 0.1 for 'relu'$"),
+        (torch.relu, 0.1, r"^gain: param must be None for all but 'leaky_relu', .*, got 0.1 for <built-in"),
+    ],
+)
+def test_param_errors(activation, param, message):
+    with pytest.raises(ValueError, match=message):
+        init.gain(activation, param)
+
+
 # ----------------------------------------------------------------------------------------------------- the four fillers
 
 # ours, the arguments, torch's
@@ -147,6 +204,11 @@ TWINS = [
         for fill, kaiming in [(init.he_uniform_, nn.init.kaiming_uniform_), (init.he_normal_, nn.init.kaiming_normal_)]
         for a in ("relu", "linear")  # the gains that torch shares
         for mode, fan in [("forward", "fan_in"), ("backward", "fan_out")]
+    ],
+    *[
+        (fill, {"activation": "leaky_relu", "param": a}, lambda w, g, k=kaiming, a=a: k(w, a, generator=g))
+        for fill, kaiming in [(init.he_uniform_, nn.init.kaiming_uniform_), (init.he_normal_, nn.init.kaiming_normal_)]
+        for a in (0, 0.01, 0.2, math.sqrt(5))  # the last one is what nn.Linear begins with
     ],
 ]
 
@@ -216,6 +278,47 @@ def test_fans(shape, fans, mode):
     unit = torch.empty(shape, dtype=torch.float64).normal_(generator=seeded())
     ours = init.glorot_normal_(torch.empty(shape, dtype=torch.float64), "linear", mode, seeded())
     torch.testing.assert_close(ours, std * unit, rtol=1e-12, atol=0)
+
+
+# layer, whether it is transposed, groups, (n_in, n_out) counted by hand
+CONVOLUTIONS = [
+    (nn.Conv1d(6, 4, 5, bias=False), False, 1, (30, 20)),
+    (nn.Conv2d(6, 4, (3, 5), groups=2, bias=False), False, 2, (45, 30)),
+    (nn.Conv2d(6, 6, 3, groups=6, bias=False), False, 6, (9, 9)),
+    (nn.ConvTranspose1d(6, 4, 5, bias=False), True, 1, (30, 20)),
+    (nn.ConvTranspose2d(6, 4, (3, 5), groups=2, bias=False), True, 2, (45, 30)),
+    (nn.ConvTranspose3d(6, 4, 2, bias=False), True, 1, (48, 32)),
+]
+EACH_CONVOLUTION = pytest.mark.parametrize(("layer", "transposed", "groups", "fans"), CONVOLUTIONS, ids=str)
+
+
+@EACH_CONVOLUTION
+@pytest.mark.parametrize("mode", VARIANCES)
+def test_fans_of_convolutions(layer, transposed, groups, fans, mode):
+    w = layer.weight.detach().clone()
+    ours = init.glorot_normal_(w, "linear", mode, seeded(), transposed=transposed, groups=groups)
+    unit = torch.empty_like(w).normal_(generator=seeded())
+    torch.testing.assert_close(ours, math.sqrt(VARIANCES[mode](*fans)) * unit)
+
+
+@EACH_CONVOLUTION
+def test_fans_count_the_connections(layer, transposed, groups, fans):
+    """With weights 1, an input of ones gives n_in at every output, and likewise back: away from the borders."""
+    layer = copy.deepcopy(layer)
+    nn.init.ones_(layer.weight)
+    x = torch.ones(1, layer.in_channels, *[15] * (layer.weight.dim() - 2), requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    middle = (0, 0, *[7] * (layer.weight.dim() - 2))
+    assert (y[middle].item(), x.grad[middle].item()) == fans
+
+
+@EACH_FILLER
+@pytest.mark.parametrize("groups", [0, -1, 4])
+def test_groups_must_divide(fill, groups):
+    message = rf"^{fill.__name__}: groups must divide the first of the dimensions \(6, 2, 3\), got {groups}$"
+    with pytest.raises(ValueError, match=message):
+        fill(torch.empty(6, 2, 3), groups=groups)
 
 
 def test_he_keeps_the_power_of_a_deep_relu_net_and_glorot_loses_it():
@@ -298,6 +401,142 @@ def test_filler_errors_leave_the_weight_alone(fill, shape, kwargs, message):
     assert torch.all(w == 7.0)
 
 
+# --------------------------------------------------------------------------- the derivations of the notes, Monte Carlo
+
+
+def through(f, fill, activation, mode="average", depth=10, width=500, size=1.0, examples=256):
+    """(variance of the activations of each layer, sensitivities at the input), where those of the output are unit."""
+    g = seeded()
+    x = (size * torch.randn(examples, width, generator=g)).requires_grad_()
+    a = x
+    variances = [a.var().item()]
+    for _ in range(depth):
+        a = f(a @ fill(torch.empty(width, width), activation, mode, g).T)
+        variances.append(a.var().item())
+    a.backward(torch.randn(a.shape, generator=g))
+    return np.array(variances), x.grad
+
+
+@EACH_FILLER
+@pytest.mark.parametrize("mode", VARIANCES)
+def test_the_variance_is_kept_within_10_percent_over_10_tanh_layers(fill, mode):
+    # Signals of size 0.05: the derivation takes tanh z ≈ z.
+    variances, dx = through(torch.tanh, fill, "tanh", mode, size=0.05)
+    np.testing.assert_allclose(variances / variances[0], 1.0, atol=0.1)
+    assert dx.var().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_tanh_is_not_linear_for_unit_signals_and_the_solved_gain_takes_that_in():
+    lost, _ = through(torch.tanh, init.glorot_normal_, "tanh")
+    kept, _ = through(torch.tanh, init.glorot_normal_, torch.tanh)
+    assert lost[-1] < 0.07
+    np.testing.assert_allclose(kept[5:], 1 / init.gain(torch.tanh) ** 2, rtol=0.05)  # E[tanh² z] = 0.394
+
+
+def test_sigmoid_with_gain_1_starves_the_first_layers_and_the_notes_4_feeds_them():
+    _, starved = through(torch.sigmoid, init.glorot_normal_, "linear")
+    _, fed = through(torch.sigmoid, init.glorot_normal_, "sigmoid")
+    assert 1e-7 < starved.abs().mean().item() < 1e-6  # 4e-7: about 0.25¹⁰
+    assert 4e-3 < fed.abs().mean().item() < 1.5e-2  # 7e-3
+
+
+@pytest.mark.parametrize("family", [row for row in FAMILIES if row[0] in ("leaky_relu", "prelu", "elu")], ids=str)
+def test_he_with_the_gain_of_a_family_keeps_the_power(family):
+    name, param, _ = family
+    f = F.elu if name == "elu" else F.leaky_relu
+    g = seeded()
+    powers = []
+    for _ in range(20):  # nets: the power of one is off by a fifth
+        z = torch.randn(64, 200, generator=g)
+        for _ in range(3):
+            a = f(z, init.FAMILIES[name].default if param is None else param)
+            z = a @ init.he_normal_(torch.empty(200, 200), name, generator=g, param=param).T
+        powers.append(z.square().mean().item())
+    assert np.mean(powers) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_he_keeps_the_power_through_maxout(pieces):
+    g = seeded()
+    model = nn.Sequential(*[our_nn.Maxout(300, 300, pieces) for _ in range(5)])
+    power = init.gain("maxout", pieces) ** -2  # of the largest of `pieces` unit signals
+    x = torch.randn(256, 300, generator=g) * power**0.5
+    y = init.initialize(model, generator=g)(x)
+    assert y.square().mean().item() == pytest.approx(power, rel=0.15)
+
+
+@pytest.mark.parametrize(("a", "expected"), [(1.5, "explodes"), (0.5, "vanishes"), (1.0, "stays")])
+def test_the_slides_matrices_explode_and_vanish(a, expected):
+    w, x, length = a * torch.eye(2), torch.tensor([1.0, -2.0]), 50
+    for _ in range(length):
+        x = w @ x
+    torch.testing.assert_close(x, a**length * torch.tensor([1.0, -2.0]))
+    size = x.norm().item()
+    assert {"explodes": size > 1e8, "vanishes": size < 1e-14, "stays": size == pytest.approx(5**0.5)}[expected]
+
+
+def normal(seed, size, mean=0.0, std=1.0):
+    return np.random.default_rng(seed).normal(mean, std, size)
+
+
+@pytest.mark.parametrize(("mean_w", "mean_a"), [(0.0, 0.0), (0.0, 1.5), (2.0, 0.0), (2.0, 1.5)])
+def test_variance_of_an_independent_product(mean_w, mean_a):
+    w, a = normal(0, 10**6, mean_w, 0.5), normal(1, 10**6, mean_a, 0.8)
+    expected = mean_w**2 * a.var() + mean_a**2 * w.var() + w.var() * a.var()
+    assert (w * a).var() == pytest.approx(expected, rel=0.01)
+
+
+def test_variance_of_a_neurons_sum_and_the_slides_standard_deviation_of_4():
+    n = 100
+    w = init.glorot_normal_(torch.empty(2000, n, dtype=torch.float64), "sigmoid", "forward", seeded()).numpy()
+    a = normal(1, (n, 500))
+    z = w @ a
+    assert z.var() == pytest.approx(n * w.var() * a.var(), rel=0.02)
+    assert z.std() == pytest.approx(4.0, rel=0.02)
+
+
+def test_backward_the_sigmoids_slope_of_a_quarter_takes_the_4_back():
+    n_out = 400
+    w = init.glorot_normal_(torch.empty(n_out, 300, dtype=torch.float64), "sigmoid", "backward", seeded()).numpy()
+    v = 0.25 * normal(1, (1000, n_out)) @ w
+    assert v.std() == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize(("width", "kept"), [(1000, True), (2000, False), (500, False)])
+def test_equal_weight_variances_do_not_keep_the_variance_of_activations(width, kept):
+    # "Is this a good idea?" No: 1/1000 is right for 1000 inputs only.
+    w = normal(0, (200, width), std=1000**-0.5)
+    ratio = (w @ normal(1, (width, 500))).var()
+    assert ratio == pytest.approx(width / 1000, rel=0.05)
+    assert (ratio == pytest.approx(1.0, rel=0.05)) == kept
+
+
+def test_relu_is_not_symmetric_and_he_corrects_that():
+    z = normal(0, 10**6)
+    a = np.maximum(z, 0)
+    assert a.mean() == pytest.approx(1 / math.sqrt(2 * math.pi), rel=0.01)  # not 0: Var[wa] takes E[a²], not Var[a]
+    assert np.mean(a**2) == pytest.approx(0.5, rel=0.01)
+    assert a.var() == pytest.approx(0.5 - 1 / (2 * math.pi), rel=0.01)
+    assert init.gain("relu") ** 2 * np.mean(a**2) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", ["forward", "backward"])
+@EACH_CONVOLUTION
+def test_convolutions_keep_the_variance(layer, transposed, groups, fans, mode):
+    """Forward or backward, in the middle of the picture."""
+    g = seeded()
+    layer, spatial = copy.deepcopy(layer), layer.weight.dim() - 2
+    kinds = dict(generator=g, transposed=transposed, groups=groups)
+    kept = []
+    for _ in range(60):
+        init.glorot_normal_(layer.weight, "linear", mode, **kinds)
+        x = torch.randn(4, layer.in_channels, *[14] * spatial, generator=g, requires_grad=True)
+        y = layer(x)
+        (dx,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=g))
+        kept.append((y if mode == "forward" else dx)[(..., *[slice(5, 9)] * spatial)].square().mean().item())
+    assert np.mean(kept) == pytest.approx(1.0, rel=0.1)
+
+
 # ----------------------------------------------------------------------------------------------------------- initialize
 
 
@@ -313,13 +552,43 @@ FOLLOWERS = [
     (nn.SiLU, "silu", init.he_normal_),
     (nn.Tanh, "tanh", init.glorot_uniform_),
     (nn.Sigmoid, "sigmoid", init.glorot_uniform_),
+    (nn.Softmax, "softmax", init.glorot_uniform_),
+    (nn.LogSoftmax, "softmax", init.glorot_uniform_),
+    (nn.LeakyReLU, "leaky_relu", init.he_normal_),
+    (nn.PReLU, "prelu", init.he_normal_),
+    (nn.ELU, "elu", init.he_normal_),
+    (nn.GELU, F.gelu, init.he_normal_),
+    (nn.SELU, F.selu, init.he_normal_),
+    (nn.ReLU6, F.relu6, init.he_normal_),
+    (nn.Hardtanh, F.hardtanh, init.glorot_uniform_),
+    (nn.Softsign, F.softsign, init.glorot_uniform_),
     (nn.Identity, "linear", init.glorot_uniform_),
     (nn.Dropout, "linear", init.glorot_uniform_),
+    (our_nn.Affine, "linear", init.glorot_uniform_),
+    (our_nn.Sigmoid, "sigmoid", init.glorot_uniform_),
+    (our_nn.Tanh, "tanh", init.glorot_uniform_),
+    (our_nn.ReLU, "relu", init.he_normal_),
+    (our_nn.LeakyReLU, "leaky_relu", init.he_normal_),
+    (our_nn.PReLU, "prelu", init.he_normal_),
+    (our_nn.ELU, "elu", init.he_normal_),
+    (our_nn.SiLU, "silu", init.he_normal_),
+    (our_nn.Softmax, "softmax", init.glorot_uniform_),
+    (our_nn.LogSoftmax, "softmax", init.glorot_uniform_),
+]
+
+# a module with a number, name, the number
+NUMBERED = [
+    (nn.LeakyReLU(0.2), "leaky_relu", 0.2),
+    (our_nn.LeakyReLU(0.3, inplace=True), "leaky_relu", 0.3),
+    (nn.PReLU(init=0.5), "prelu", 0.5),
+    (our_nn.PReLU(5, init=0.5), "prelu", 0.5),
+    (nn.ELU(0.5), "elu", 0.5),
+    (our_nn.ELU(2.0), "elu", 2.0),
 ]
 
 
 def linears(model):
-    return [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return [m for m in model.modules() if isinstance(m, init.LAYERS)]
 
 
 def check(model, expected, **kwargs):
@@ -340,6 +609,81 @@ def test_auto_sees_the_activation_behind_each_linear(module, name, fill):
     check(model, [(fill, name), (fill, name), (init.glorot_uniform_, "linear")])
 
 
+def test_followers_have_all_activations_of_ours_and_of_the_gains():
+    ours = {module for module, _, _ in FOLLOWERS if module.__module__ == our_nn.ReLU.__module__}
+    assert {cls.__name__ for cls in ours} | {"Maxout"} == set(our_nn.modules.__all__)
+    assert {name for _, name, _ in FOLLOWERS if isinstance(name, str)} | {"maxout"} == {*init.GAINS, *init.FAMILIES}
+
+
+@pytest.mark.parametrize(("module", "name", "param"), NUMBERED, ids=str)
+def test_auto_takes_the_modules_slope_or_alpha(module, name, param):
+    model = init.initialize(nn.Sequential(nn.Linear(6, 5), module), generator=seeded())
+    expected = init.he_normal_(torch.empty(5, 6), name, generator=seeded(), param=param)
+    torch.testing.assert_close(model[0].weight, expected)
+
+
+def test_auto_takes_the_mean_square_of_the_slopes_of_channels():
+    module = nn.PReLU(2)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([1.0, 0.0]))
+    (layer,) = reported(nn.Sequential(nn.Linear(6, 2), module))
+    assert layer.gain == pytest.approx(math.sqrt(2 / (1 + 0.5)))
+
+
+def test_auto_knows_subclasses():
+    class Own(nn.LeakyReLU):
+        pass
+
+    (layer,) = reported(nn.Sequential(nn.Linear(6, 2), Own(0.5)))
+    assert layer.activation == "leaky_relu(0.5)"
+
+
+def test_the_gain_of_a_module_is_solved_unseen_by_its_hooks():
+    gelu, calls = nn.GELU(), []
+    gelu.register_forward_hook(lambda *args: calls.append(args))
+    (layer,) = reported(nn.Sequential(nn.Linear(6, 2), gelu))
+    assert (layer.activation, calls) == ("GELU", [])
+    assert layer.gain == init.gain(F.gelu)
+
+
+def test_maxout_is_before_its_own_linear():
+    model = nn.Sequential(nn.Linear(6, 5), our_nn.Maxout(5, 4, 3), nn.ReLU(), nn.Linear(4, 2), nn.Tanh())
+    layers = reported(model)
+    assert [layer.name for layer in layers] == ["0", "1.linear", "3"]
+    assert [layer.activation for layer in layers] == ["linear", "maxout(3)", "tanh"]
+    assert [layer.scheme for layer in layers] == ["glorot_uniform", "he_normal", "glorot_uniform"]
+    assert layers[1].gain == init.gain("maxout", 3)
+
+
+@pytest.mark.parametrize("scheme", ["auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"])
+@EACH_CONVOLUTION
+def test_convolutions_are_initialized(layer, transposed, groups, fans, scheme):
+    model = nn.Sequential(copy.deepcopy(layer), nn.BatchNorm1d(4), nn.LeakyReLU(0.2))
+    (row,) = reported(model, scheme=scheme)
+    fill = getattr(init, ("he_normal" if scheme == "auto" else scheme) + "_")
+    options = dict(generator=seeded(), param=0.2, transposed=transposed, groups=groups)
+    expected = fill(torch.empty_like(layer.weight), "leaky_relu", **options)
+    assert torch.equal(model[0].weight, expected)
+    # Uniform numbers keep the bound √3 σ.
+    assert (model[0].weight.abs() <= (math.sqrt(3) * 1.0001 if "uniform" in scheme else 6) * row.std).all()
+
+
+def test_a_convolutional_net():
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.ConvTranspose2d(8, 4, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+        nn.Softmax(1),
+    )
+    assert [(layer.name, layer.activation, layer.scheme) for layer in reported(net)] == [
+        ("0.0", "relu", "he_normal"),
+        ("1", "tanh", "glorot_uniform"),
+        ("4", "softmax", "glorot_uniform"),
+    ]
+
+
 @pytest.mark.parametrize("scheme", ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal"])
 def test_scheme_is_taken_by_name(scheme):
     model = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 4))
@@ -356,6 +700,11 @@ def test_scheme_is_taken_by_name(scheme):
         ("sigmoid", init.glorot_uniform_),
         ("linear", init.glorot_uniform_),
         (torch.sin, init.glorot_uniform_),
+        ("elu", init.he_normal_),
+        ("maxout", init.he_normal_),
+        ("softmax", init.glorot_uniform_),
+        (F.gelu, init.he_normal_),
+        (nn.LeakyReLU(0.3), init.he_normal_),
     ],
 )
 def test_activation_named_by_the_user_holds_for_every_linear(activation, fill):
@@ -386,13 +735,85 @@ def test_a_bare_linear_is_a_model():
 
 def test_other_parameters_are_untouched():
     model = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.PReLU(), nn.Embedding(3, 2)
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+        nn.PReLU(),
+        nn.Embedding(3, 2),
+        our_nn.Affine(2.0, 1.0, learnable=True),
+        nn.LSTM(2, 2),
+        nn.Bilinear(2, 2, 2),
+        nn.ParameterList([torch.randn(3, 2)]),
     )
     before = {k: v.clone() for k, v in model.state_dict().items()}
     init.initialize(model)
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed == {"3.weight", "3.bias"}
+    assert changed == {"0.weight", "0.bias", "3.weight", "3.bias"}
     assert all(p.requires_grad and p.is_leaf for p in model.parameters())
+
+
+def test_tied_weights_are_drawn_once_for_the_first_that_has_them():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh())
+    model[2].weight = model[0].weight
+    (layer,) = reported(model)
+    assert (layer.name, layer.activation) == ("0", "relu")
+    assert torch.equal(model[2].weight, init.he_normal_(torch.empty(4, 4), generator=seeded()))
+    assert model[2].bias.count_nonzero() == 0
+
+
+def test_a_model_on_the_meta_device_is_gone_through():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 3), nn.PReLU(), nn.Conv1d(3, 2, 1))
+    report = init.Report()
+    assert init.initialize(model, report=report.extend)[0].weight.is_meta
+    assert report[0].gain == init.gain("prelu")
+
+
+def reported(model, **kwargs):
+    """What `initialize` reports, a list of layers."""
+    report = init.Report()
+    init.initialize(model, generator=kwargs.pop("generator", seeded()), report=report.extend, **kwargs)
+    return report
+
+
+def a_model():
+    fc = nn.Sequential()
+    fc.add_module("fc", nn.Linear(8, 4))
+    return nn.ModuleList([nn.Conv2d(3, 8, 5), nn.ReLU(), fc, nn.Tanh(), our_nn.Maxout(4, 2, 3)])
+
+
+def test_the_report_is_a_table():
+    assert str(reported(a_model())) == (
+        "layer     weight   activation  gain    scheme          std\n"
+        "0         8×3×5×5  relu        1.414   he_normal       0.1633\n"
+        "2.fc      4×8      tanh        1       glorot_uniform  0.4082\n"
+        "4.linear  6×4      maxout(3)   0.8854  he_normal       0.4427"
+    )
+
+
+def test_the_report_tells_what_the_weights_are():
+    model = a_model()
+    for layer in reported(model):
+        w = model.get_parameter(f"{layer.name}.weight")
+        assert layer.shape == w.shape
+        assert w.std().item() == pytest.approx(layer.std, rel=0.4)
+
+
+def test_a_bare_layer_in_the_report():
+    assert str(reported(nn.Linear(4, 3))).splitlines()[1].startswith("(model)  3×4")
+
+
+def test_the_report_goes_to_the_log_unless_asked_for(capsys, caplog):
+    with caplog.at_level(logging.INFO, "torch_lecture_ops"):
+        init.initialize(a_model())
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("torch_lecture_ops", "INFO")
+    assert record.getMessage().startswith("layer ")
+    assert capsys.readouterr().out == ""
+    init.initialize(a_model(), report=print)
+    assert capsys.readouterr().out.startswith("layer ")
+    assert len(caplog.records) == 1
 
 
 def test_initialize_follows_the_global_seed():
@@ -404,11 +825,14 @@ def test_initialize_follows_the_global_seed():
     assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
 
 
+NO_LAYER = r"^initialize: the model must contain an nn.Linear or nn.Conv, got {} without one$"
+
+
 @pytest.mark.parametrize(
     ("model", "kwargs", "message"),
     [
-        (nn.Conv2d(1, 1, 1), {}, r"^initialize: the model must contain an nn.Linear, got Conv2d without one$"),
-        (nn.Sequential(), {}, r"^initialize: the model must contain an nn.Linear, got Sequential without one$"),
+        (nn.Bilinear(1, 1, 1), {}, NO_LAYER.format("Bilinear")),
+        (nn.Sequential(), {}, NO_LAYER.format("Sequential")),
         (nn.Linear(2, 2), {"scheme": "he"}, r"^initialize: scheme must be 'auto', 'glorot_uniform', .*, got 'he'$"),
         (nn.Linear(2, 2), {"activation": "gelu"}, r"^gain: activation must be one of .*, got 'gelu'$"),
     ],
@@ -420,7 +844,7 @@ def test_initialize_errors_leave_the_model_alone(model, kwargs, message):
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
-NO_PARAMETER = r"^initialize: the weight of every Linear must be a Parameter with a shape, got {} in '2'; run a lazy "
+NO_PARAMETER = r"^initialize: the weight of every Linear and Conv must be a Parameter with a shape, got {} in '2'; run "
 
 
 def test_a_lazy_linear_needs_its_shape_first():

@@ -10,6 +10,12 @@ the same from layer to layer, forward for the activations and backward for the s
     normal:   w_ij ~ N(0, σ²),  σ = √Var[w_ij]
     uniform:  w_ij ~ U[−b, b],  b = √3 · σ  = gain · √(6/(n_in + n_out)) for the average
 
+n_in and n_out count the connections of one output and of one input, the entries of a kernel included:
+
+    Linear          weight (n_out, n_in)
+    Conv            weight (c_out, c_in/groups, *k):   n_in = c_in/groups · ∏k,  n_out = c_out/groups · ∏k
+    ConvTranspose   weight (c_in, c_out/groups, *k):   the same; a stride leaves out some of them and is not counted
+
 Sources: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slides 'Glorot Weight
 Initialization', 'Glorot and He Initialization' and 'Activations Summary'; 'Optimization' (after Katanforoosh and
 Kunin), slide 'Xavier Initialization' (1/n_in); Glorot and Bengio, 'Understanding the difficulty of training deep
@@ -19,56 +25,125 @@ Reading the slides: where they print N(0, 4·√(1/n)), the second argument is a
 √2 with the average of the fans, `glorot_*_(w, "relu")`; He's paper and torch take √2 with n_in alone, `he_*_(w)`.
 """
 
+import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["gain", "glorot_uniform_", "glorot_normal_", "he_uniform_", "he_normal_", "initialize"]
+from .modules import Maxout
+
+__all__ = [
+    "gain",
+    "glorot_uniform_",
+    "glorot_normal_",
+    "he_uniform_",
+    "he_normal_",
+    "initialize",
+    "Layer",
+    "Report",
+]
 
 Activation = str | Callable[[Tensor], Tensor]
 
-# Slide 'Glorot and He Initialization'.
-GAINS = {"linear": 1.0, "tanh": 1.0, "sigmoid": 4.0, "relu": math.sqrt(2.0), "silu": math.sqrt(2.0)}
+# Slide 'Glorot and He Initialization'; linear and softmax: what follows, the cost, has the slope softmax − onehot.
+GAINS = {
+    "linear": 1.0,
+    "tanh": 1.0,
+    "sigmoid": 4.0,
+    "relu": math.sqrt(2.0),
+    "silu": math.sqrt(2.0),
+    "softmax": 1.0,
+}
 
 
-def gain(activation: Activation) -> float:
+class _Family(NamedTuple):
+    """Activations that differ by a number."""
+
+    attribute: str  # of the module, with the number
+    default: float
+    gain: Callable[[float], float]
+
+
+def _leaky(a: float) -> float:
+    return math.sqrt(2.0 / (1 + a**2))
+
+
+FAMILIES = {
+    "leaky_relu": _Family("negative_slope", 0.01, _leaky),
+    "prelu": _Family("weight", 0.25, _leaky),
+    "elu": _Family("alpha", 1.0, lambda alpha: _solve(lambda z: F.elu(z, alpha))),
+    # The largest of k numbers from N(0, 1) has the density k Φᵏ⁻¹(z) times that of z.
+    "maxout": _Family("pieces", 2, lambda k: _solve(lambda z: z * (k * torch.special.ndtr(z) ** (k - 1)).sqrt())),
+}
+
+
+def gain(activation: Activation, param: float | None = None) -> float:
     """The factor by which an activation asks for larger weights.
 
-    A name is looked up in the notes' table; for a function f it is solved from "unit variance in, unit power out":
+    A name is looked up; for a function f it is solved from "unit variance in, unit power out":
 
-        linear 1 · tanh 1 · sigmoid 4 · relu √2 · silu √2
+        linear 1 · tanh 1 · sigmoid 4 · relu √2 · silu √2              the notes' table
+        leaky_relu, prelu √(2/(1 + a²)) · elu gain(f) · softmax 1 · maxout 1/√E[max(z₁ … zₖ)²]
         gain(f) = 1 / √E[f(z)²],  z ~ N(0, 1)
 
     The two answer different questions: the table linearizes around zero (tanh z ≈ z; σ has slope 1/4, hence 4), the
     expectation takes all of f. They agree for the identity and ReLU; gain("tanh") is 1, gain(torch.tanh) 1.5925.
 
-    Source: slide 'Glorot and He Initialization' (table); He et al. 2015, section 2.2 (the expectation).
-    Difference from torch: `calculate_gain` has tanh 5/3, sigmoid 1, no SiLU, and takes no functions.
+    Source: slide 'Glorot and He Initialization' (table); He et al. 2015, section 2.2 (the expectation, a).
+    Difference from torch: `calculate_gain` has tanh 5/3, sigmoid 1, no PReLU, ELU, SiLU, softmax and maxout, takes no
+    functions, and ignores a param that its activation does not have.
 
     The expectation is a composite two-point Gauss rule on [−12, 12] in float64. Relative error: below 1e-12 if f is
     smooth or has its kinks and jumps at multiples of 1/1024, as torch's activations do; elsewhere a kink costs up to
     1e-7 and a jump up to 1e-3.
 
     Args:
-        activation: a name of the table, or an elementwise function that takes and returns a float64 tensor
+        activation: one of the names above, or an elementwise function that takes and returns a float64 tensor
+        param: of leaky_relu the slope a (0.01), of prelu a where it begins (0.25), of elu α (1), of maxout the number
+            of pieces k (2); the others have none
 
     Raises:
-        ValueError: unknown name; f changes the shape; E[f(z)²] is zero or not finite
+        ValueError: unknown name; a param that the activation does not have or that is no number, or no count for
+            maxout; f changes the shape; E[f(z)²] is zero or not finite
 
-    >>> gain("sigmoid")
-    4.0
-    >>> round(gain(torch.nn.functional.elu), 4)
-    1.2452
+    >>> gain("sigmoid"), gain("leaky_relu", 1.0)
+    (4.0, 1.0)
+    >>> round(gain(torch.nn.functional.gelu), 4)
+    1.5335
     """
-    if not callable(activation):
-        if activation in GAINS:
-            return GAINS[activation]
-        known = ", ".join(map(repr, GAINS))
-        raise ValueError(f"gain: activation must be one of {known} or an elementwise function, got {activation!r}")
+    if isinstance(activation, str) and activation in FAMILIES:
+        family = FAMILIES[activation]
+        return family.gain(family.default if param is None else _checked(family.attribute, param))
+    if param is not None:
+        raise ValueError(f"gain: param must be None for all but {_names(FAMILIES)}, got {param!r} for {activation!r}")
+    if callable(activation):
+        return _solve(activation)
+    if activation in GAINS:
+        return GAINS[activation]
+    known = _names([*GAINS, *FAMILIES])
+    raise ValueError(f"gain: activation must be one of {known} or an elementwise function, got {activation!r}")
 
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _checked(name: str, value: float) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"gain: {name} {value} not a valid number")  # torch's words
+    if name == "pieces" and (value != int(value) or value < 1):
+        raise ValueError(f"gain: pieces must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def _solve(f: Callable[[Tensor], Tensor]) -> float:
+    """1 / √E[f(z)²]."""
     # Two nodes of equal weight in each cell. None lies on a cell's edge, so kinks and jumps there cost no accuracy.
     h = 2.0**-10
     centre = torch.arange(-12.0, 12.0, h, dtype=torch.float64, device="cpu") + h / 2
@@ -76,7 +151,7 @@ def gain(activation: Activation) -> float:
     z = torch.cat((centre - offset, centre + offset))
     density = torch.exp(-z.square() / 2) / math.sqrt(2.0 * math.pi)
     with torch.no_grad():
-        y = activation(z)
+        y = f(z)
     if y.shape != z.shape:
         raise ValueError(f"gain: activation must keep the shape {tuple(z.shape)}, got {tuple(y.shape)}")
     power = (y.square() * density).sum().item() * h / 2
@@ -86,7 +161,14 @@ def gain(activation: Activation) -> float:
 
 
 def glorot_uniform_(
-    tensor: Tensor, activation: Activation = "tanh", mode: str = "average", generator: torch.Generator | None = None
+    tensor: Tensor,
+    activation: Activation = "tanh",
+    mode: str = "average",
+    generator: torch.Generator | None = None,
+    *,
+    param: float | None = None,
+    transposed: bool = False,
+    groups: int = 1,
 ) -> Tensor:
     """Fill a weight in place from Glorot's uniform distribution and return it.
 
@@ -94,27 +176,38 @@ def glorot_uniform_(
 
     Source: Larson, slides 'Glorot Weight Initialization' and 'Activations Summary' (uniform bounds).
     Difference from torch: `xavier_uniform_(w, gain)` gives the same numbers under the same generator, but takes the
-    gain as a number and has no other mode.
+    gain as a number, has no other mode, takes every weight for one of a Linear or Conv (it mixes up the fans of a
+    transposed one), and counts the outputs of all groups.
 
     Args:
-        tensor: weight of shape (n_out, n_in) or, for a convolution, (c_out, c_in, *k), where n_out = c_out · ∏k and
-            n_in = c_in · ∏k
+        tensor: weight of a Linear, Conv or ConvTranspose; shapes and fans stand at the head of this file
         activation: what follows the layer, as in `gain`
         mode: "average" 2/(n_in + n_out), "forward" 1/n_in or "backward" 1/n_out
         generator: source of random numbers; None for torch's global one
+        param: parameter of the activation, as in `gain`
+        transposed: the weight is that of a ConvTranspose
+        groups: groups of the convolution, a divisor of tensor.shape[0]
 
     Raises:
-        ValueError: fewer than 2 dimensions; unknown mode or activation
+        ValueError: fewer than 2 dimensions; groups do not divide; unknown mode, activation or param
 
     >>> w = glorot_uniform_(torch.empty(50, 100), "sigmoid")  # bound 4 · √(6/150)
     >>> bool(w.abs().max() <= 0.8)
     True
     """
-    return _fill("glorot_uniform_", tensor, activation, mode, generator, uniform=True)
+    std = _std("glorot_uniform_", tensor, gain(activation, param), mode, transposed, groups)
+    return _draw(tensor, std, generator, uniform=True)
 
 
 def glorot_normal_(
-    tensor: Tensor, activation: Activation = "tanh", mode: str = "average", generator: torch.Generator | None = None
+    tensor: Tensor,
+    activation: Activation = "tanh",
+    mode: str = "average",
+    generator: torch.Generator | None = None,
+    *,
+    param: float | None = None,
+    transposed: bool = False,
+    groups: int = 1,
 ) -> Tensor:
     """Fill a weight in place from Glorot's normal distribution and return it.
 
@@ -128,30 +221,47 @@ def glorot_normal_(
     >>> bool(0.27 < w.std() < 0.30)
     True
     """
-    return _fill("glorot_normal_", tensor, activation, mode, generator, uniform=False)
+    std = _std("glorot_normal_", tensor, gain(activation, param), mode, transposed, groups)
+    return _draw(tensor, std, generator, uniform=False)
 
 
 def he_uniform_(
-    tensor: Tensor, activation: Activation = "relu", mode: str = "forward", generator: torch.Generator | None = None
+    tensor: Tensor,
+    activation: Activation = "relu",
+    mode: str = "forward",
+    generator: torch.Generator | None = None,
+    *,
+    param: float | None = None,
+    transposed: bool = False,
+    groups: int = 1,
 ) -> Tensor:
     """Fill a weight in place from He's uniform distribution and return it: `glorot_uniform_` with other defaults.
 
         w_ij ~ U[−b, b],  b = gain(activation) · √(3/n_in),  gain √2 for ReLU
 
     Source: He et al. 2015; the notes name it on 'Glorot and He Initialization' but print the average of the fans.
-    Difference from torch: `kaiming_uniform_(w, nonlinearity="relu")` gives the same numbers under the same generator;
-    its own default is a leaky ReLU of slope 0, its modes "fan_in" and "fan_out" are our "forward" and "backward".
+    Difference from torch: `kaiming_uniform_(w, a, nonlinearity="leaky_relu")` gives the same numbers under the same
+    generator as `he_uniform_(w, "leaky_relu", param=a)`, but its default is a = 0, ours ReLU; its modes "fan_in" and
+    "fan_out" are our "forward" and "backward".
     Arguments and errors as for `glorot_uniform_`.
 
     >>> w = he_uniform_(torch.empty(10, 600))  # bound √2 · √(3/600)
     >>> bool(w.abs().max() <= 0.1)
     True
     """
-    return _fill("he_uniform_", tensor, activation, mode, generator, uniform=True)
+    std = _std("he_uniform_", tensor, gain(activation, param), mode, transposed, groups)
+    return _draw(tensor, std, generator, uniform=True)
 
 
 def he_normal_(
-    tensor: Tensor, activation: Activation = "relu", mode: str = "forward", generator: torch.Generator | None = None
+    tensor: Tensor,
+    activation: Activation = "relu",
+    mode: str = "forward",
+    generator: torch.Generator | None = None,
+    *,
+    param: float | None = None,
+    transposed: bool = False,
+    groups: int = 1,
 ) -> Tensor:
     """Fill a weight in place from He's normal distribution and return it: `glorot_normal_` with other defaults.
 
@@ -164,107 +274,211 @@ def he_normal_(
     >>> bool(0.095 < w.std() < 0.105)
     True
     """
-    return _fill("he_normal_", tensor, activation, mode, generator, uniform=False)
+    std = _std("he_normal_", tensor, gain(activation, param), mode, transposed, groups)
+    return _draw(tensor, std, generator, uniform=False)
 
 
-SCHEMES = {
-    "glorot_uniform": glorot_uniform_,
-    "glorot_normal": glorot_normal_,
-    "he_uniform": he_uniform_,
-    "he_normal": he_normal_,
-}
-
-
-def initialize(
-    model: nn.Module, activation: Activation = "auto", scheme: str = "auto", generator: torch.Generator | None = None
-) -> nn.Module:
-    """Initialize every `nn.Linear` of a model in place, weights by `scheme` and biases to zero, and return the model.
-
-    Source: Larson, slides 'Glorot and He Initialization' and 'Activations Summary'; zero biases are assumption 1
-    of the slide 'Xavier Initialization'. All other parameters keep their values.
-    Difference from torch: `nn.Linear` draws weights and biases from U[−1/√n_in, 1/√n_in] whatever follows it.
-
-    Args:
-        model: a module with at least one `nn.Linear`
-        activation: what follows every Linear, as in `gain`. "auto" looks for it: the first module of the notes' table
-            (ReLU, SiLU, Sigmoid, Tanh, by class name) after the Linear and before the next one, "linear" if there is
-            none. The order is that of registration, so name the activation of a model that applies it in `forward`.
-        scheme: "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", each in its default mode, or "auto":
-            "he_normal" for "relu" and "silu", "glorot_uniform" otherwise
-        generator: source of random numbers; None for torch's global one
-
-    Raises:
-        ValueError: no Linear in the model; a LazyLinear that has no shape yet, a parametrized or pruned Linear; unknown
-            activation or scheme. The model is then unchanged.
-
-    >>> model = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
-    >>> model = initialize(model)  # he_normal, σ = √(2/784); then glorot_uniform, bound √(6/42)
-    >>> bool(model[2].weight.abs().max() <= 0.378), model[2].bias.sum().item()
-    (True, 0.0)
-    """
-    if scheme != "auto" and scheme not in SCHEMES:
-        raise ValueError(f"initialize: scheme must be 'auto', {', '.join(map(repr, SCHEMES))}, got {scheme!r}")
-    if activation != "auto":
-        gain(activation)  # complains before anything is written
-
-    follows: dict[nn.Linear, Activation] = {}
-    last = None
-    # With duplicates, since one ReLU object may serve many layers.
-    for name, module in model.named_modules(remove_duplicate=False):
-        kind = type(module).__name__.lower()
-        if isinstance(module, nn.Linear):
-            w = module.weight
-            # The weight of a parametrized or pruned layer is computed anew at each use: filling it would be lost.
-            if not isinstance(w, nn.Parameter) or isinstance(w, nn.parameter.UninitializedParameter):
-                raise ValueError(
-                    f"initialize: the weight of every Linear must be a Parameter with a shape, got {type(w).__name__} "
-                    f"in {name!r}; run a lazy model once before, parametrize or prune it after"
-                )
-            last = None if module in follows else module
-            follows.setdefault(module, "linear" if activation == "auto" else activation)
-        elif last is not None and activation == "auto" and kind in GAINS:
-            follows[last] = kind
-            last = None
-    if not follows:
-        raise ValueError(f"initialize: the model must contain an nn.Linear, got {type(model).__name__} without one")
-
-    for linear, f in follows.items():
-        auto = "he_normal" if f in ("relu", "silu") else "glorot_uniform"
-        SCHEMES[auto if scheme == "auto" else scheme](linear.weight, f, generator=generator)
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-    return model
-
-
-def _fans(who: str, tensor: Tensor) -> tuple[int, int]:
-    """(n_in, n_out) of a weight (n_out, n_in, *k): every entry of the kernel is one more connection."""
+def _std(who: str, tensor: Tensor, g: float, mode: str, transposed: bool, groups: int) -> float:
+    """The standard deviation σ: the formulas at the head of this file."""
+    if mode not in ("average", "forward", "backward"):
+        raise ValueError(f"{who}: mode must be 'average', 'forward' or 'backward', got {mode!r}")
     if tensor.dim() < 2:
         raise ValueError(
             f"{who}: Fan in and fan out can not be computed for tensor with fewer than 2 dimensions, "
             f"got shape {tuple(tensor.shape)}"
         )
+    if groups < 1 or tensor.shape[0] % groups:
+        raise ValueError(f"{who}: groups must divide the first of the dimensions {tuple(tensor.shape)}, got {groups}")
     kernel = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * kernel, tensor.shape[0] * kernel
+    n_in, n_out = tensor.shape[1] * kernel, tensor.shape[0] // groups * kernel
+    if transposed:
+        n_in, n_out = n_out, n_in
+    if tensor.numel() == 0:
+        return 0.0  # whatever the fans, which may be zero
+    # Rounded as torch does, so that the numbers are torch's to the last bit: times √(2/(n + m)), but over √n.
+    if mode == "average":
+        return g * math.sqrt(2.0 / (n_in + n_out))
+    return g / math.sqrt(n_in if mode == "forward" else n_out)
 
 
-def _fill(
-    who: str, tensor: Tensor, activation: Activation, mode: str, generator: torch.Generator | None, *, uniform: bool
-) -> Tensor:
-    """Draw the weights: the formulas at the head of this file."""
-    if mode not in ("average", "forward", "backward"):
-        raise ValueError(f"{who}: mode must be 'average', 'forward' or 'backward', got {mode!r}")
-    n_in, n_out = _fans(who, tensor)
-    g = gain(activation)
+def _draw(tensor: Tensor, std: float, generator: torch.Generator | None, *, uniform: bool) -> Tensor:
     if tensor.numel() == 0:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
-    # Rounded as torch does, so that the numbers are torch's to the last bit: times √(2/(n + m)), but over √n.
-    if mode == "average":
-        std = g * math.sqrt(2.0 / (n_in + n_out))
-    else:
-        std = g / math.sqrt(n_in if mode == "forward" else n_out)
     with torch.no_grad():
         if uniform:
             bound = math.sqrt(3.0) * std
             return tensor.uniform_(-bound, bound, generator=generator)
         return tensor.normal_(0.0, std, generator=generator)
+
+
+class Layer(NamedTuple):
+    """What `initialize` did to a layer: its weight has gain and scheme for the activation and deviates by std."""
+
+    name: str
+    shape: tuple[int, ...]
+    activation: str
+    gain: float
+    scheme: str
+    std: float
+
+
+class Report(list[Layer]):
+    """What `initialize` did, one `Layer` after the other; as a string, a table of them."""
+
+    def __str__(self) -> str:
+        rows = [("layer", "weight", "activation", "gain", "scheme", "std")]
+        for name, shape, activation, g, scheme, std in self:
+            rows.append((name or "(model)", "×".join(map(str, shape)), activation, f"{g:.4g}", scheme, f"{std:.4g}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+# The mode, which is the default of the function, and whether it is uniform.
+SCHEMES = {
+    "glorot_uniform": ("average", True),
+    "glorot_normal": ("average", False),
+    "he_uniform": ("forward", True),
+    "he_normal": ("forward", False),
+}
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("_", "")
+
+
+# Activation modules are known by the names of their classes, for ours and torch's are different classes. Affine is
+# linear whatever its slope: a scale that was chosen is not undone.
+KNOWN = {_key(name): name for name in [*GAINS, *FAMILIES]} | {"affine": "linear", "logsoftmax": "softmax"}
+
+# torch's other elementwise activations: their gain is solved.
+SOLVED: set[type] = {nn.CELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LogSigmoid, nn.Mish, nn.SELU}
+SOLVED |= {nn.Hardshrink, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanhshrink}
+
+# They let pass what is large and positive and hold back what is negative.
+RELU_LIKE = {"relu", "leakyrelu", "prelu", "elu", "silu", "maxout", "celu", "gelu", "hardswish", "mish", "relu6"}
+RELU_LIKE |= {"selu", "softplus"}
+
+
+class _Follower(NamedTuple):
+    """The activation after a layer."""
+
+    name: str
+    gain: float
+    param: float | None = None
+
+    @property
+    def scheme(self) -> str:
+        return "he_normal" if _key(self.name) in RELU_LIKE else "glorot_uniform"
+
+    def __str__(self) -> str:
+        return self.name if self.param is None else f"{self.name}({self.param:.4g})"
+
+
+def initialize(
+    model: nn.Module,
+    activation: Activation = "auto",
+    scheme: str = "auto",
+    generator: torch.Generator | None = None,
+    report: Callable[[Report], object] | None = None,
+) -> nn.Module:
+    """Initialize every Linear and Conv of a model in place, weights by `scheme` and biases to zero; return the model.
+
+    Source: Larson, slides 'Glorot and He Initialization' and 'Activations Summary'; zero biases are assumption 1
+    of the slide 'Xavier Initialization'. All other parameters keep their values. Tied weights are drawn once.
+    Difference from torch: `nn.Linear` and `nn.Conv*` draw weights and biases from U[−1/√n_in, 1/√n_in] whatever
+    follows them.
+
+    Args:
+        model: a module with at least one `nn.Linear`, `nn.Conv1d` to `3d` or `nn.ConvTranspose1d` to `3d`
+        activation: what follows every layer, as in `gain`. "auto" looks for it: the first activation module after the
+            layer and before the next one, "linear" if there is none. It is known by its class, torch's or ours, and
+            brings its slopes, α or pieces; GELU and others that the notes do not have get the gain of a function. The
+            order is that of registration, so name the activation of a model that applies it in `forward`.
+        scheme: "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", each in its default mode, or "auto":
+            "he_normal" for what is like ReLU (LeakyReLU, PReLU, ELU, SiLU, Maxout, GELU, ...), "glorot_uniform"
+            otherwise
+        generator: source of random numbers; None for torch's global one
+        report: called with the `Report` of what was done, for example `print`, which shows it as a table; None sends
+            it to the log "torch_lecture_ops", level INFO
+
+    Raises:
+        ValueError: no such layer in the model; a lazy one that has no shape yet, a parametrized or pruned one; unknown
+            activation or scheme. The model is then unchanged.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 8, 5), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(32, 10))
+    >>> model = initialize(model, report=print)
+    layer  weight   activation       gain   scheme          std
+    0      8×1×5×5  leaky_relu(0.2)  1.387  he_normal       0.2774
+    3      10×32    linear           1      glorot_uniform  0.2182
+    >>> bool(model[3].weight.abs().max() <= 0.378), model[3].bias.sum().item()  # √(6/42)
+    (True, 0.0)
+    """
+    if scheme != "auto" and scheme not in SCHEMES:
+        raise ValueError(f"initialize: scheme must be 'auto', {_names(SCHEMES)}, got {scheme!r}")
+    auto = activation == "auto"
+    default = _Follower("linear", 1.0)
+    if not auto:
+        name = activation if isinstance(activation, str) else getattr(activation, "__name__", type(activation).__name__)
+        default = _Follower(name, gain(activation))  # complains before anything is written
+
+    layers: dict[Tensor, tuple[str, nn.Module]] = {}  # by weight
+    followers: dict[Tensor, _Follower] = {}
+    biases: list[Tensor] = []
+    last = None
+    # With duplicates, since one ReLU object may serve many layers.
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, LAYERS):
+            w = module.weight
+            # The weight of a parametrized or pruned layer is computed anew at each use: filling it would be lost.
+            if not isinstance(w, nn.Parameter) or isinstance(w, nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"initialize: the weight of every Linear and Conv must be a Parameter with a shape, got "
+                    f"{type(w).__name__} in {name!r}; run a lazy model once before, parametrize or prune it after"
+                )
+            last = None if w in layers else w
+            layers.setdefault(w, (name, module))
+            if module.bias is not None:
+                biases.append(module.bias)
+        elif auto and (follower := _follower(module)):
+            # A Maxout stands before its own layer, and what stands before a Maxout has no activation.
+            followed = module.linear.weight if isinstance(module, Maxout) else last
+            if followed is not None:
+                followers.setdefault(followed, follower)
+            last = None
+    if not layers:
+        raise ValueError(
+            f"initialize: the model must contain an nn.Linear or nn.Conv, got {type(model).__name__} without one"
+        )
+
+    done = Report()
+    for w, (name, module) in layers.items():
+        follower = followers.get(w, default)
+        chosen = follower.scheme if scheme == "auto" else scheme
+        mode, uniform = SCHEMES[chosen]
+        transposed, groups = getattr(module, "transposed", False), getattr(module, "groups", 1)
+        std = _std("initialize", w, follower.gain, mode, transposed, groups)
+        _draw(w, std, generator, uniform=uniform)
+        done.append(Layer(name, tuple(w.shape), str(follower), follower.gain, chosen, std))
+    for bias in biases:
+        nn.init.zeros_(bias)
+    (report or logging.getLogger("torch_lecture_ops").info)(done)
+    return model
+
+
+def _follower(module: nn.Module) -> _Follower | None:
+    """The activation that a module is; None if it is none."""
+    for cls in type(module).__mro__:
+        name = KNOWN.get(_key(cls.__name__))
+        if name in FAMILIES:
+            param = getattr(module, FAMILIES[name].attribute, None)
+            if isinstance(param, Tensor):  # slopes of channels, of which a² is the mean
+                param = None if param.is_meta else math.sqrt(param.detach().cpu().double().square().mean().item())
+            return _Follower(name, gain(name, param), param)
+        if name:
+            return _Follower(name, gain(name))
+        if cls in SOLVED:
+            return _Follower(type(module).__name__, _solve(module.forward))  # not called: hooks would see it
+    return None
