@@ -1,5 +1,6 @@
 """The optimizers of the notes: `import torch_lecture_ops.optim as optim` in place of `import torch.optim as optim`."""
 
+from . import lr_scheduler as lr_scheduler  # __all__ names the classes
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam
