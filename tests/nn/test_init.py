@@ -134,10 +134,15 @@ def test_gain_of_a_kink_or_jump_between_the_nodes_keeps_the_stated_accuracy():
     assert init.gain(lambda z: (z > c).double()) == pytest.approx(cdf(-c) ** -0.5, rel=1e-3)
 
 
-def test_gain_of_a_module_with_parameters_needs_no_graph():
-    prelu = nn.PReLU(init=0.25).double()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cls", [nn.PReLU, our_nn.PReLU])
+def test_gain_of_a_module_with_parameters_leaves_it_alone(cls, dtype):
+    prelu, calls = cls(init=0.25, dtype=dtype), []
+    prelu.register_forward_hook(lambda *args: calls.append(args))
     assert init.gain(prelu) == pytest.approx(math.sqrt(2 / (1 + 0.25**2)), rel=1e-12)
+    assert prelu.weight.dtype == dtype
     assert prelu.weight.grad is None
+    assert calls == []
 
 
 def test_gain_ignores_the_default_device():
@@ -150,6 +155,7 @@ def test_gain_ignores_the_default_device():
     [
         ("gelu", r"^gain: activation must be one of 'linear', 'tanh', .* or an elementwise function, got 'gelu'$"),
         (None, r"^gain: activation must be one of .*, got None$"),
+        (["relu"], r"^gain: activation must be one of .*, got \['relu'\]$"),
         (torch.sum, r"^gain: activation must keep the shape \(49152,\), got \(\)$"),
         (torch.zeros_like, r"^gain: E\[f\(z\)²\] must be positive and finite, got 0.0$"),
         (torch.log, r"^gain: E\[f\(z\)²\] must be positive and finite, got nan$"),
@@ -844,7 +850,7 @@ def test_initialize_errors_leave_the_model_alone(model, kwargs, message):
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
-NO_PARAMETER = r"^initialize: the weight of every Linear and Conv must be a Parameter with a shape, got {} in '2'; run "
+NO_PARAMETER = r"^initialize: weight and bias of every Linear and Conv must be Parameters with a shape, got {} in '2'; "
 
 
 def test_a_lazy_linear_needs_its_shape_first():
@@ -858,7 +864,12 @@ def test_a_lazy_linear_needs_its_shape_first():
 
 
 @pytest.mark.parametrize(
-    "wrap", [parametrizations.weight_norm, lambda m: prune.random_unstructured(m, "weight", 0.5)]
+    "wrap",
+    [
+        parametrizations.weight_norm,
+        lambda m: prune.random_unstructured(m, "weight", 0.5),
+        lambda m: prune.random_unstructured(m, "bias", 0.5),
+    ],
 )
 def test_a_weight_that_is_computed_cannot_be_filled(wrap):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), wrap(nn.Linear(5, 3)))

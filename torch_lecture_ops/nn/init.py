@@ -25,6 +25,7 @@ Reading the slides: where they print N(0, 4·√(1/n)), the second argument is a
 √2 with the average of the fans, `glorot_*_(w, "relu")`; He's paper and torch take √2 with n_in alone, `he_*_(w)`.
 """
 
+import copy
 import logging
 import math
 import warnings
@@ -51,7 +52,7 @@ __all__ = [
 
 Activation = str | Callable[[Tensor], Tensor]
 
-# Slide 'Glorot and He Initialization'; linear and softmax: what follows, the cost, has the slope softmax − onehot.
+# Slide 'Glorot and He Initialization'. Softmax has 1, for the cost behind it takes z as it is: slope softmax − onehot.
 GAINS = {
     "linear": 1.0,
     "tanh": 1.0,
@@ -104,7 +105,8 @@ def gain(activation: Activation, param: float | None = None) -> float:
     1e-7 and a jump up to 1e-3.
 
     Args:
-        activation: one of the names above, or an elementwise function that takes and returns a float64 tensor
+        activation: one of the names above, or an elementwise function that takes and returns a float64 tensor, or such
+            a module, of which a copy is made
         param: of leaky_relu the slope a (0.01), of prelu a where it begins (0.25), of elu α (1), of maxout the number
             of pieces k (2); the others have none
 
@@ -117,17 +119,15 @@ def gain(activation: Activation, param: float | None = None) -> float:
     >>> round(gain(torch.nn.functional.gelu), 4)
     1.5335
     """
+    if not callable(activation) and activation not in (known := [*GAINS, *FAMILIES]):
+        names = _names(known)
+        raise ValueError(f"gain: activation must be one of {names} or an elementwise function, got {activation!r}")
     if isinstance(activation, str) and activation in FAMILIES:
         family = FAMILIES[activation]
         return family.gain(family.default if param is None else _checked(family.attribute, param))
     if param is not None:
         raise ValueError(f"gain: param must be None for all but {_names(FAMILIES)}, got {param!r} for {activation!r}")
-    if callable(activation):
-        return _solve(activation)
-    if activation in GAINS:
-        return GAINS[activation]
-    known = _names([*GAINS, *FAMILIES])
-    raise ValueError(f"gain: activation must be one of {known} or an elementwise function, got {activation!r}")
+    return _solve(activation) if callable(activation) else GAINS[activation]
 
 
 def _names(names: Iterable[str]) -> str:
@@ -144,6 +144,8 @@ def _checked(name: str, value: float) -> float:
 
 def _solve(f: Callable[[Tensor], Tensor]) -> float:
     """1 / √E[f(z)²]."""
+    if isinstance(f, nn.Module):  # in float64 as z is; and its hooks need not know
+        f = copy.deepcopy(f).to("cpu", torch.float64).forward
     # Two nodes of equal weight in each cell. None lies on a cell's edge, so kinks and jumps there cost no accuracy.
     h = 2.0**-10
     centre = torch.arange(-12.0, 12.0, h, dtype=torch.float64, device="cpu") + h / 2
@@ -336,7 +338,7 @@ class Report(list[Layer]):
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-# The mode, which is the default of the function, and whether it is uniform.
+# Mode, as in the function's signature, and whether it is uniform.
 SCHEMES = {
     "glorot_uniform": ("average", True),
     "glorot_normal": ("average", False),
@@ -431,17 +433,18 @@ def initialize(
     # With duplicates, since one ReLU object may serve many layers.
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, LAYERS):
-            w = module.weight
-            # The weight of a parametrized or pruned layer is computed anew at each use: filling it would be lost.
-            if not isinstance(w, nn.Parameter) or isinstance(w, nn.parameter.UninitializedParameter):
-                raise ValueError(
-                    f"initialize: the weight of every Linear and Conv must be a Parameter with a shape, got "
-                    f"{type(w).__name__} in {name!r}; run a lazy model once before, parametrize or prune it after"
-                )
+            w, bias = module.weight, module.bias
+            for p in [w] if bias is None else [w, bias]:
+                # Those of a parametrized or pruned layer are computed anew at each use: filling them would be lost.
+                if not isinstance(p, nn.Parameter) or isinstance(p, nn.parameter.UninitializedParameter):
+                    raise ValueError(
+                        f"initialize: weight and bias of every Linear and Conv must be Parameters with a shape, got "
+                        f"{type(p).__name__} in {name!r}; run a lazy model once before, parametrize or prune it after"
+                    )
             last = None if w in layers else w
             layers.setdefault(w, (name, module))
-            if module.bias is not None:
-                biases.append(module.bias)
+            if bias is not None:
+                biases.append(bias)
         elif auto and (follower := _follower(module)):
             # A Maxout stands before its own layer, and what stands before a Maxout has no activation.
             followed = module.linear.weight if isinstance(module, Maxout) else last
@@ -480,5 +483,5 @@ def _follower(module: nn.Module) -> _Follower | None:
         if name:
             return _Follower(name, gain(name))
         if cls in SOLVED:
-            return _Follower(type(module).__name__, _solve(module.forward))  # not called: hooks would see it
+            return _Follower(type(module).__name__, gain(module))
     return None
