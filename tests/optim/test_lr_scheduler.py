@@ -217,7 +217,13 @@ def test_a_float32_tensor_does_not_drift():
 
 
 @pytest.mark.parametrize(
-    ("lr", "initial"), [(torch.tensor(0.1, dtype=torch.float64), 0.1), (0.1, torch.tensor(0.1, dtype=torch.float64))]
+    ("lr", "initial"),
+    [
+        (torch.tensor(0.1, dtype=torch.float64), 0.1),
+        (torch.tensor([0.1], dtype=torch.float64), 0.1),
+        (torch.tensor([0.1], dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64)),
+        (0.1, torch.tensor(0.1, dtype=torch.float64)),
+    ],
 )
 def test_initial_lr_of_the_other_type(lr, initial):
     optimizer = torch.optim.Adam([dict(params=[parameter()], initial_lr=initial)], lr=lr)
@@ -304,11 +310,29 @@ def test_every_optimizer_trains_with_every_schedule(cls, kwargs, make, options):
 def test_our_optimizers_follow_the_momentum_as_torchs(cls, kwargs, mu, which):
     weights = []
     for place in (torch.optim, optim):
-        w = parameter()
-        optimizer = getattr(place, which)([w], lr=0.01)
+        weights.append(parameter())
+        optimizer = getattr(place, which)(weights[-1:], lr=0.01)
         run(optimizer, cls(optimizer, **kwargs), 20)
-        weights.append(w.detach())
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("which", ["SGD", "Adam", "AdamW", "NAdam"])
+def test_a_momentum_may_grow_from_zero(which):
+    test_our_optimizers_follow_the_momentum_as_torchs(MomentumAnnealing, dict(start=0, end=0.9, steps=5), None, which)
+
+
+def test_a_momentum_of_our_rmsprop_may_grow_from_zero():
+    w = parameter()
+    p, g = w.detach().double().numpy(), w.grad.double().numpy()
+    optimizer = optim.RMSprop([w], lr=0.01)
+    run(optimizer, MomentumAnnealing(optimizer, 0, 0.9, steps=5), 10)
+    v = b = np.zeros(2)
+    for t in range(10):
+        v = 0.99 * v + 0.01 * g**2
+        step = g / (np.sqrt(v) + 1e-8)
+        b = 0.9 * min(t / 5, 1) * b + step if t else np.zeros(2)  # without momentum nothing is remembered
+        p = p - 0.01 * (b if t else step)
+    np.testing.assert_allclose(w.detach(), p, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", WITHOUT)

@@ -237,7 +237,7 @@ class PowerCooling(ClosedFormLR):
     Arguments:
         optimizer, last_epoch: see `ClosedFormLR`, errors too; the learning rates must be in [floor, 1).
         epsilon: ε >= 0.
-        floor: what no learning rate falls below, >= 0.
+        floor: what η does not fall below, >= 0.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.01)
@@ -275,7 +275,8 @@ class MomentumAnnealing(LRScheduler):
 
     Sets `momentum` in all groups, or β₁ where the optimizer has betas; learning rates are left alone, so that it goes
     together with any other scheduler. Groups that are added later take part from the next step on; a momentum or β₁
-    that is a tensor is filled in place. Resumed like `ClosedFormLR`.
+    that is a tensor is filled in place. Resumed like `ClosedFormLR`. To begin at 0 with RMSprop take ours: torch's has
+    no buffer then (KeyError when the momentum grows).
 
     Source: CS231n, slide 'Momentum update'; Sutskever, Martens, Dahl and Hinton 2013 (steps = 250 updates; their last
     1000 updates have μ = 0.9). torch has none; `OneCycleLR` moves the momentum together with the learning rate.
@@ -362,9 +363,7 @@ def _copy(value: Any) -> Any:
 
 
 def _like(lr: float | Tensor, eta0: float | Tensor) -> float | Tensor:
-    if isinstance(lr, Tensor):
-        return eta0 if isinstance(eta0, Tensor) else torch.full_like(lr, eta0)
-    return float(eta0)
+    return torch.as_tensor(eta0, dtype=lr.dtype, device=lr.device) if isinstance(lr, Tensor) else float(eta0)
 
 
 def _go_on(lr: Any, before: Any, now: Any) -> Any:
