@@ -1,0 +1,15 @@
+"""Lightning callbacks that look into a network while it trains, and a module whose parts LightningCLI can choose."""
+
+try:
+    import lightning.pytorch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "torch_lecture_ops.callbacks needs Lightning, which is not installed; "
+        "pip install 'torch-lecture-ops[lightning]'"
+    ) from error
+
+from .activation_monitor import ActivationMonitor
+
+__all__ = [
+    "ActivationMonitor",
+]

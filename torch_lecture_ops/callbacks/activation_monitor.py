@@ -1,0 +1,392 @@
+"""ActivationMonitor: what the activations do to a fixed batch, over time."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from ..nn import modules as ours
+from .monitor import Monitor, Record, learning_rate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXAMPLES = 300  # as many as Glorot and Bengio look at
+
+Probe = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Where an activation has next to no slope, told by its output: up to `low`, from `high` on, or at zero."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    zero: bool = False
+
+
+# Sigmoid and tanh: where the slope is below a fifth or a sixteenth of its largest. Those of α: slope below α / 20.
+FLAT: dict[str, Callable[[Any], Flat]] = {
+    "Sigmoid": lambda f: Flat(0.05, 0.95),
+    "Tanh": lambda f: Flat(-0.97, 0.97),
+    "Softsign": lambda f: Flat(-0.97, 0.97),
+    "Hardsigmoid": lambda f: Flat(0.0, 1.0),
+    "Hardtanh": lambda f: Flat(f.min_val, f.max_val),
+    "ReLU": lambda f: Flat(zero=True),
+    "ReLU6": lambda f: Flat(high=6.0, zero=True),
+    "Hardswish": lambda f: Flat(zero=True),
+    "ELU": lambda f: Flat(-0.95 * f.alpha),
+    "CELU": lambda f: Flat(-0.95 * f.alpha),
+    "SELU": lambda f: Flat(-0.95 * 1.7580993),
+} | dict.fromkeys(
+    ("LeakyReLU", "PReLU", "RReLU", "SiLU", "GELU", "Mish", "Softplus", "LogSigmoid", "Affine", "Maxout"),
+    lambda f: Flat(),
+)
+FLAT_OF_CLASS = {
+    getattr(space, name): flat for name, flat in FLAT.items() for space in (nn, ours) if hasattr(space, name)
+}
+FUNCTIONS = {name.lower() for name in FLAT}
+
+
+class ActivationMonitor(Monitor):
+    """Measures the output of every activation module on a batch that stays the same, a row for each layer.
+
+        mean, std        over examples and units
+        percentile_98    98 % of the outputs are below
+        saturated        fraction of outputs at the flat ends: sigmoid a ≤ 0.05 or a ≥ 0.95, tanh |a| ≥ 0.97,
+                         ELU a ≤ -0.95 α, hard ones at their bounds; a ReLU does not saturate
+        dead             fraction of units that are flat on all examples: the ReLU's zero, or saturated
+
+    A unit is a channel after a convolution, else an entry of the last dimension. The first row, step 0, is that of the
+    network before training. Warns once if more units are dead, or more outputs of hidden layers saturated, than the
+    limits allow, and if outputs are not finite.
+
+    The probe batch goes through `forward` of the LightningModule, on rank zero, without gradients and in evaluation
+    mode; training modes, running statistics and the state of all random generators are afterwards what they were.
+    Hooks exist only while it does. Activations called as functions, such as F.relu, are named in a warning, for nothing
+    can be seen of them. A module used in several places has a row for each: `act`, `act(2)`, ...
+
+    Source: IISER Bhopal, Activation Functions and Optimizer, slides 'Sigmoid' ("Saturated neurons kill the gradient")
+    and 'ReLU' ("easy to kill a lot of neurons"); Larson, Machine Learning in Python, slide 'Practical Implementation of
+    Architectures' ("try not to saturate your neurons right away"); Glorot and Bengio 2010, figures 2 and 3 (mean,
+    standard deviation and 98th percentile on 300 fixed examples).
+
+    Arguments:
+        probe: the batch: a tensor, a sequence of positional or a mapping of keyword arguments of `forward`. None takes
+            300 inputs, or what there is, of the first batch of the training; a resumed training takes others.
+        max_saturated: fraction of saturated outputs, in [0, 1], above which a hidden layer is warned of.
+        max_dead: fraction of dead units, in [0, 1], above which a layer is warned of.
+        log_every_n_steps: see `Monitor`.
+
+    Raises:
+        ValueError: a limit is out of range.
+        MisconfigurationException: no logger, no activation in the model, a probe that `forward` does not take, a
+            strategy that cuts the model into shards.
+
+    Example::
+
+        probe = torch.stack([dataset[i][0] for i in range(300)])
+        monitor = ActivationMonitor(probe)
+        Trainer(callbacks=[monitor]).fit(model, loader)
+        monitor.plot().savefig("activations.png")
+    """
+
+    def __init__(
+        self,
+        probe: Probe | None = None,
+        max_saturated: float = 0.5,
+        max_dead: float = 0.5,
+        log_every_n_steps: int | None = None,
+    ) -> None:
+        super().__init__(log_every_n_steps)
+        for name, limit in (("max_saturated", max_saturated), ("max_dead", max_dead)):
+            if not 0.0 <= limit <= 1.0:
+                raise ValueError(f"ActivationMonitor: {name} must be in [0, 1], got {limit}")
+        self.probe = probe
+        self.max_saturated = max_saturated
+        self.max_dead = max_dead
+        self._probe_here: Probe | None = None  # on the device of the model
+        self._output_layer = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            raise MisconfigurationException(
+                "ActivationMonitor: rank zero must hold the whole model to run the probe batch alone, got "
+                f"{type(trainer.strategy).__name__}; use it with one device or DDP"
+            )
+        if self.probe is not None:
+            self._take_probe(trainer, pl_module, self.probe)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._probe_here is None and batch is not None:
+            self._take_probe(trainer, pl_module, first_examples(batch))
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def after_batch(self, trainer: Trainer, module: LightningModule) -> None:
+        self.record = self._run_probe(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._probe_here = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._probe_here = None
+
+    def _take_probe(self, trainer: Trainer, module: LightningModule, probe: Probe) -> None:
+        """Try the batch, on every rank: an error on one alone would leave the others waiting."""
+        probe = trainer.precision_plugin.convert_input(probe)
+        self._probe_here = move_data_to_device(probe, module.device)
+        functional = FunctionalActivations()
+        try:
+            record = self._run_probe(trainer, module, functional)
+        except Exception as error:
+            raise MisconfigurationException(
+                f"ActivationMonitor: {type(module).__name__}.forward must take the probe batch, got "
+                f"{describe(probe)}, and it raised {type(error).__name__}: {error}; pass probe= as `forward` takes its "
+                "inputs, without targets"
+            ) from error
+        if functional.calls:
+            names = ", ".join(f"{name} ({count} x)" for name, count in functional.calls.items())
+            rank_zero_warn(
+                f"ActivationMonitor: {type(module).__name__}.forward applies {names} as a function, of which nothing "
+                "can be seen; to watch it, use a module, such as torch.nn.ReLU for F.relu"
+            )
+        elif not record:
+            raise MisconfigurationException(
+                f"ActivationMonitor: {type(module).__name__}.forward must run an activation module, such as "
+                "torch.nn.ReLU, but ran none; leave this callback out"
+            )
+        if record and trainer.is_global_zero and trainer.global_step == 0:
+            self.record = record
+            self.publish(trainer, module)
+
+    def _run_probe(
+        self, trainer: Trainer, module: LightningModule, functional: FunctionalActivations | None = None
+    ) -> Record:
+        record: Record = {}
+        units_axis = -1
+        last: tuple[str, int] = ("", 0)
+        rows: dict[str, Tensor] = {}
+
+        def note_axis(layer: nn.Module, _: Any, __: Any) -> None:
+            nonlocal units_axis
+            units_axis = -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1
+
+        def measure(layer: nn.Module, _: Any, a: Tensor) -> None:
+            nonlocal last
+            count = calls[layer] = calls[layer] + 1
+            name = names[layer] if count == 1 else f"{names[layer]}({count})"
+            if a.numel():
+                axis = units_axis if a.dim() > -units_axis else -1  # flattened after a convolution
+                rows[name] = activation_statistics(a, flat_of(layer), axis)
+                last = name, a.data_ptr()
+
+        calls: Counter[nn.Module] = Counter()
+        names = {layer: name or type(layer).__name__ for name, layer in module.named_modules() if has_flat(layer)}
+        with ExitStack() as stack:
+            for layer in module.modules():
+                if isinstance(layer, (nn.Linear, _ConvNd)):
+                    stack.callback(layer.register_forward_hook(note_axis).remove)
+            for layer in names:
+                if functional is not None:
+                    stack.callback(layer.register_forward_pre_hook(functional.enter).remove)
+                    stack.callback(layer.register_forward_hook(functional.leave).remove)
+                stack.callback(layer.register_forward_hook(measure).remove)
+            stack.enter_context(undisturbed(module))
+            stack.enter_context(trainer.precision_plugin.forward_context())
+            if functional is not None:
+                stack.enter_context(functional)
+            arguments, keywords = as_arguments(self._probe_here)
+            output = module(*arguments, **keywords)
+        self._output_layer = last[0] if isinstance(output, Tensor) and output.data_ptr() == last[1] else ""
+        if rows:
+            values = torch.stack(list(rows.values())).tolist()  # one transfer for all
+            record = {layer: dict(zip(STATISTICS, row, strict=True)) for layer, row in zip(rows, values, strict=True)}
+        return record
+
+    def warn(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            cause = "the initial weights are likely too large; try torch_lecture_ops.nn.init.initialize"
+        else:
+            cause = f"the learning rate {learning_rate(trainer):g} is likely too high"
+        _, record = self.history[-1]
+        numbers = {layer: number for number, layer in enumerate(record, start=1)}
+        for layer, found in record.items():
+            if not math.isfinite(found["mean"]):
+                self.warn_once("finite", f"layer {numbers[layer]}: outputs are not finite; {cause}", layer)
+        worst = max(record, key=lambda layer: record[layer]["dead"])
+        if (dead := record[worst]["dead"]) > self.max_dead:
+            self.warn_once("dead", f"layer {numbers[worst]}: {100 * dead:.0f} % of units dead; {cause}", worst)
+        # Those of the output say yes or no: that is what it is for.
+        hidden = [layer for layer in record if layer != self._output_layer]
+        worst = max(hidden, key=lambda layer: record[layer]["saturated"], default="")
+        if worst and (saturated := record[worst]["saturated"]) > self.max_saturated:
+            text = f"layer {numbers[worst]}: {100 * saturated:.0f} % of outputs saturated; {cause}"
+            self.warn_once("saturated", text, worst)
+
+    def plot(self) -> Figure:
+        """Mean, one standard deviation around it and 98th percentile of each layer, and what is saturated (solid) or
+        dead (dashed), over time.
+
+        Source: Glorot and Bengio 2010, figures 2 and 3.
+
+        Raises:
+            RuntimeError: nothing was measured yet.
+            ImportError: Matplotlib is not installed.
+        """
+        figure, (values, fractions) = self.figure(2)
+        for layer, colour, steps, points in self.curves(*STATISTICS):
+            mean, std, percentile, saturated, dead = (list(column) for column in zip(*points, strict=True))
+            values.plot(steps, mean, color=colour, label=layer)
+            low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+            values.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+            values.plot(steps, percentile, color=colour, ls="", marker="+", ms=4)
+            fractions.plot(steps, saturated, color=colour, label=layer)
+            fractions.plot(steps, dead, color=colour, ls="--")
+        values.set(title="mean ± std, and 98th percentile (+)", xlabel="step", ylabel="activation")
+        fractions.set(title="saturated (solid), dead (dashed)", xlabel="step", ylabel="fraction", ylim=(-0.03, 1.03))
+        values.legend(fontsize="small")
+        return figure
+
+
+# ---------------------------------------------------------------- computing
+
+STATISTICS = ("mean", "std", "percentile_98", "saturated", "dead")
+
+
+def activation_statistics(a: Tensor, flat: Flat, units_axis: int) -> Tensor:
+    """The five statistics of a layer's output, of shape (5,).
+
+    >>> a = torch.tensor([[0.0, 1.0], [0.0, 0.0]])  # two examples of two units
+    >>> activation_statistics(a, Flat(zero=True), -1)[[0, 3, 4]]  # of the second unit, one example gets through
+    tensor([0.2500, 0.0000, 0.5000])
+    """
+    a = a.detach()
+    a = a if a.dtype is torch.float64 else a.float()
+    a = a.unsqueeze(-1) if a.dim() < 2 else a
+    std, mean = torch.std_mean(a, correction=0)
+    saturated = (a <= flat.low) | (a >= flat.high)
+    is_flat = saturated | (a == 0) if flat.zero else saturated
+    dead = is_flat.movedim(units_axis, 0).flatten(1).all(1)
+    return torch.stack([mean, std, percentile(a.flatten(), 0.98), fraction(saturated, a), fraction(dead, a)])
+
+
+def fraction(condition: Tensor, like: Tensor) -> Tensor:
+    return condition.mean(dtype=like.dtype)
+
+
+def percentile(values: Tensor, q: float) -> Tensor:
+    """The q-quantile with linear interpolation, NumPy's default: only the values above it are sorted."""
+    place = q * (len(values) - 1)
+    below = math.floor(place)
+    top = values.topk(len(values) - below).values
+    return torch.lerp(top[-1], top[-2], place - below) if len(top) > 1 else top[-1]
+
+
+# ---------------------------------------------------------------- the model and its probe
+
+
+def has_flat(layer: nn.Module) -> bool:
+    return any(cls in FLAT_OF_CLASS for cls in type(layer).__mro__)
+
+
+def flat_of(layer: nn.Module) -> Flat:
+    return next(FLAT_OF_CLASS[cls] for cls in type(layer).__mro__ if cls in FLAT_OF_CLASS)(layer)
+
+
+class FunctionalActivations(TorchFunctionMode):
+    """Counts the activations that are called as functions, outside of the activation modules, which do so too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.depth = 0  # inside how many activation modules we are
+
+    def enter(self, *_: Any) -> None:
+        self.depth += 1
+
+    def leave(self, *_: Any) -> None:
+        self.depth -= 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "").strip("_")
+        if not self.depth and name.replace("_", "") in FUNCTIONS:
+            self.calls[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, after which modes and random states are what they were.
+
+    The modes are set one by one: `eval()` may be overridden to do more, and some modules may be in evaluation mode
+    while the others train.
+    """
+    modes = {layer: layer.training for layer in module.modules()}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    on_device = device.type != "cpu"
+    # Hooks do not run in compiled code. Only who has loaded the compiler can have compiled something.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    fused_encoder = torch.backends.mha.get_fastpath_enabled()  # it passes over the modules of an encoder layer
+    with (
+        torch.no_grad(),
+        isolate_rng(include_cuda=False),
+        torch.random.fork_rng([device], enabled=on_device, device_type=device.type if on_device else "cuda"),
+        eager,
+    ):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            for layer in modes:
+                layer.training = False
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused_encoder)
+            for layer, mode in modes.items():
+                layer.training = mode
+
+
+def first_examples(batch: Any) -> Probe:
+    """The inputs of a training batch: all of it, or its first entry if it is a pair of inputs and targets."""
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    # A copy: a slice would keep the whole batch, and who trains in place would change it.
+    return apply_to_collection(inputs, Tensor, lambda t: t[:EXAMPLES].clone() if t.dim() else t)
+
+
+def as_arguments(probe: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    if isinstance(probe, Mapping):
+        return (), probe
+    return (probe, {}) if isinstance(probe, (tuple, list)) else ((probe,), {})
+
+
+def describe(probe: Any) -> str:
+    """Shapes instead of numbers.
+
+    >>> describe([torch.zeros(2, 3), None])
+    '[tensor of shape (2, 3), NoneType]'
+    """
+    if isinstance(probe, Tensor):
+        return f"tensor of shape {tuple(probe.shape)}"
+    if isinstance(probe, Mapping):
+        return "{" + ", ".join(f"{key!r}: {describe(value)}" for key, value in probe.items()) + "}"
+    if isinstance(probe, (tuple, list)):
+        return "[" + ", ".join(map(describe, probe)) + "]"
+    return type(probe).__name__
