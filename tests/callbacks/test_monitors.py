@@ -21,13 +21,13 @@ from torch_lecture_ops.callbacks.monitor import MOST_RECORDS, Monitor
 CLASSES = [
     cls for cls in map(callbacks.__dict__.get, callbacks.__all__) if isinstance(cls, type) and issubclass(cls, Monitor)
 ]
-CASES = [(cls, {}) for cls in CLASSES]
+CASES = [(cls, {}) for cls in CLASSES] + [(callbacks.GradientMonitor, dict(of="outputs"))]
 wild = pytest.mark.filterwarnings("ignore:parameter network")  # trainings that a monitor may well warn of
 each = pytest.mark.parametrize("cls, options", CASES, ids=lambda value: getattr(value, "__name__", str(value)))
 
 
 def test_all_are_found():
-    assert len(CLASSES) == 1
+    assert len(CLASSES) == 2
 
 
 def noisy_network():

@@ -9,7 +9,9 @@ except ImportError as error:
     ) from error
 
 from .activation_monitor import ActivationMonitor
+from .gradient_monitor import GradientMonitor
 
 __all__ = [
     "ActivationMonitor",
+    "GradientMonitor",
 ]
