@@ -27,7 +27,7 @@ each = pytest.mark.parametrize("cls, options", CASES, ids=lambda value: getattr(
 
 
 def test_all_are_found():
-    assert len(CLASSES) == 2
+    assert len(CLASSES) == 3
 
 
 def noisy_network():
@@ -314,7 +314,7 @@ def test_optimizers_of_another_kind(train, kit, monkeypatch):
 
     monkeypatch.setattr(Trainer, "optimizers", property(lambda self: [object()], lambda self, value: None))
     with pytest.raises(MisconfigurationException, match=r"must be a torch\.optim\.Optimizer, got object"):
-        train(callbacks.ActivationMonitor())
+        train(callbacks.UpdateRatioMonitor())
 
 
 # ---------------------------------------------------------------- imports

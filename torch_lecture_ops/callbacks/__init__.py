@@ -10,8 +10,10 @@ except ImportError as error:
 
 from .activation_monitor import ActivationMonitor
 from .gradient_monitor import GradientMonitor
+from .update_ratio_monitor import UpdateRatioMonitor
 
 __all__ = [
     "ActivationMonitor",
     "GradientMonitor",
+    "UpdateRatioMonitor",
 ]
