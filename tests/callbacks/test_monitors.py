@@ -27,7 +27,7 @@ each = pytest.mark.parametrize("cls, options", CASES, ids=lambda value: getattr(
 
 
 def test_all_are_found():
-    assert len(CLASSES) == 3
+    assert len(CLASSES) == 4
 
 
 def noisy_network():

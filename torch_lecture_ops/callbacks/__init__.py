@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from .activation_monitor import ActivationMonitor
+from .effective_learning_rate_monitor import EffectiveLearningRateMonitor
 from .gradient_monitor import GradientMonitor
 from .update_ratio_monitor import UpdateRatioMonitor
 
@@ -16,4 +17,5 @@ __all__ = [
     "ActivationMonitor",
     "GradientMonitor",
     "UpdateRatioMonitor",
+    "EffectiveLearningRateMonitor",
 ]
