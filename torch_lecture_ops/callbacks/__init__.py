@@ -11,6 +11,7 @@ except ImportError as error:
 from .activation_monitor import ActivationMonitor
 from .effective_learning_rate_monitor import EffectiveLearningRateMonitor
 from .gradient_monitor import GradientMonitor
+from .lecture_module import LectureModule
 from .update_ratio_monitor import UpdateRatioMonitor
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "GradientMonitor",
     "UpdateRatioMonitor",
     "EffectiveLearningRateMonitor",
+    "LectureModule",
 ]
