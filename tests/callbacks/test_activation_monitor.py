@@ -59,10 +59,15 @@ def test_every_activation_is_known(train, kit, name):
     assert all(set(record) == {"network.1"} for _, record in monitor.history)
 
 
+class OnDevice(torch.Tensor):
+    is_cpu = False
+
+
 @pytest.mark.parametrize("shape", [(1,), (2, 1), (51,), (7, 11), (3, 2, 4, 5)])
-def test_percentile_is_numpys(shape):
+@pytest.mark.parametrize("cls", [torch.Tensor, OnDevice])
+def test_percentile_is_numpys(shape, cls):
     values = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = activation_monitor.percentile(values.flatten(), 0.98)
+    found = activation_monitor.percentile(values.flatten().as_subclass(cls), 0.98)
     assert found.item() == pytest.approx(np.percentile(values.numpy(), 98), rel=1e-12)
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from torch_lecture_ops import optim
-from torch_lecture_ops.callbacks import EffectiveLearningRateMonitor
-from torch_lecture_ops.callbacks import effective_learning_rate_monitor as file
+from torch_lecture_ops.callbacks import EffectiveLearningRateMonitor, monitor
 
 EPS = 1e-8
 
@@ -46,10 +45,10 @@ def test_step_sizes_are_the_slides(train, kit, make, size, space):
         pass
 
     model = Model(kit.mlp(nn.Tanh), lambda params: make(space, params))
-    monitor = EffectiveLearningRateMonitor(least=0.0)
-    train(monitor, model, precision="64-true")
-    assert [step for step, _ in monitor.history] == [1, 3, 5, 7]
-    for step, record in monitor.history:
+    watcher = EffectiveLearningRateMonitor(least=0.0)
+    train(watcher, model, precision="64-true")
+    assert [step for step, _ in watcher.history] == [1, 3, 5, 7]
+    for step, record in watcher.history:
         for name, found in record.items():
             gs = [gradients[name] for gradients in model.gradients[: step + 1]]
             expected = np.percentile(size(gs)[gs[-1] != 0], [10, 50, 90])
@@ -62,9 +61,9 @@ def test_forms_of_the_notes(train, kit):
         pass
 
     model = Model(kit.mlp(nn.Tanh), lambda params: optim.Adagrad(params, lr=0.1, eps=0.01, form="memoryless"))
-    monitor = EffectiveLearningRateMonitor(least=0.0)
-    train(monitor, model, precision="64-true")
-    for step, record in monitor.history:
+    watcher = EffectiveLearningRateMonitor(least=0.0)
+    train(watcher, model, precision="64-true")
+    for step, record in watcher.history:
         for name, found in record.items():
             g = model.gradients[step][name]
             assert found["p50"] == pytest.approx(np.median(0.1 / np.sqrt(g**2 + 0.01)), rel=1e-6)
@@ -75,10 +74,10 @@ def test_momentum_is_part_of_the_step(train, kit):
         pass
 
     model = Model(kit.mlp(nn.Tanh), lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9))
-    monitor = EffectiveLearningRateMonitor(log_every_n_steps=1)
-    train(monitor, model, precision="64-true")
+    watcher = EffectiveLearningRateMonitor(log_every_n_steps=1)
+    train(watcher, model, precision="64-true")
     b = 0.0
-    for (_, record), gradients in zip(monitor.history, model.gradients, strict=True):
+    for (_, record), gradients in zip(watcher.history, model.gradients, strict=True):
         g = gradients["network.0.weight"]
         b = 0.9 * b + g
         assert record["network.0.weight"]["p50"] == pytest.approx(np.median(np.abs(0.1 * b / g)), rel=1e-6)
@@ -89,9 +88,9 @@ def test_elements_without_gradient_do_not_count(train, kit):
     with torch.no_grad():
         model.network[0].bias[:6] = -100.0  # dead units
         model.network[2].bias[:] = -100.0
-    monitor = EffectiveLearningRateMonitor()
-    train(monitor, model)
-    record = monitor.history[-1][1]
+    watcher = EffectiveLearningRateMonitor()
+    train(watcher, model)
+    record = watcher.history[-1][1]
     assert "network.0.weight" not in record
     assert record["network.4.bias"]["p10"] == pytest.approx(0.1, rel=1e-4)
 
@@ -99,10 +98,10 @@ def test_elements_without_gradient_do_not_count(train, kit):
 def test_large_parameters_are_sampled():
     tensor = torch.arange(100_000.0).reshape(100, 1000)
     rng = torch.get_rng_state()
-    drawn = file.sample(tensor)
+    drawn = monitor.sample(tensor)
     assert torch.equal(rng, torch.get_rng_state())
-    assert drawn.shape == (file.SAMPLE,)
-    assert torch.equal(drawn, file.sample(tensor.t().contiguous().t()))  # the same elements in any memory layout
+    assert drawn.shape == (monitor.SAMPLE,)
+    assert torch.equal(drawn, monitor.sample(tensor.t().contiguous().t()))  # the same elements in any memory layout
     for q in (0.1, 0.5, 0.9):
         assert (drawn < q * 100_000).float().mean() == pytest.approx(q, abs=0.02)
 
@@ -112,9 +111,9 @@ def test_sparse_gradients(train, kit):
     data = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(torch.arange(128).reshape(64, 2) % 7, kit.labels), batch_size=8
     )
-    monitor = EffectiveLearningRateMonitor()
-    train(monitor, kit.Classifier(network, lambda params: torch.optim.SGD(params, lr=0.1)), data)
-    assert monitor.history[0][1]["network.0.weight"]["p50"] == pytest.approx(0.1, rel=1e-3)
+    watcher = EffectiveLearningRateMonitor()
+    train(watcher, kit.Classifier(network, lambda params: torch.optim.SGD(params, lr=0.1)), data)
+    assert watcher.history[0][1]["network.0.weight"]["p50"] == pytest.approx(0.1, rel=1e-3)
 
 
 def test_a_shrinking_step_is_told(train, kit):
@@ -134,9 +133,9 @@ def test_a_schedule_may_shrink_the_step(train, kit):
             schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.3)
             return [optimizer], [dict(scheduler=schedule, interval="step")]
 
-    monitor = EffectiveLearningRateMonitor(least=0.5)
-    train(monitor, Schedules(), precision="64-true")
-    sizes = [record["network.4.weight"]["p50"] for _, record in monitor.history]
+    watcher = EffectiveLearningRateMonitor(least=0.5)
+    train(watcher, Schedules(), precision="64-true")
+    sizes = [record["network.4.weight"]["p50"] for _, record in watcher.history]
     assert sizes == pytest.approx([0.1 * 0.3**step for step in (1, 3, 5, 7)])
 
 

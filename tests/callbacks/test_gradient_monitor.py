@@ -32,6 +32,14 @@ def test_statistics_are_numpys(bins, dtype):
     assert sum(found[2:]) == 2030
 
 
+def test_a_large_layer_has_the_histogram_of_a_sample():
+    g = torch.randn(300, 400, generator=torch.Generator().manual_seed(0))
+    size, rms, *counts = gradient_statistics([g], 33).tolist()
+    assert (size, rms) == pytest.approx(tuple(reference(g.numpy())[:2]), rel=1e-5)
+    fractions = np.array(reference(g.numpy())[2:]) / g.numel()
+    np.testing.assert_allclose(np.array(counts) / sum(counts), fractions, atol=0.02)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_has_no_histogram(bad):
     size, rms, *counts = gradient_statistics([torch.tensor([1.0, bad, -1.0])], 4).tolist()

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
@@ -295,8 +296,10 @@ def fraction(condition: Tensor, like: Tensor) -> Tensor:
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
-    """The q-quantile with linear interpolation, NumPy's default: only the values above it are sorted."""
-    place = q * (len(values) - 1)
+    """The q-quantile with linear interpolation."""
+    if values.is_cpu:  # ten times faster than what torch has
+        return values.new_tensor(np.quantile(values.numpy(), q))
+    place = q * (len(values) - 1)  # torch.quantile sorts all of them, and takes no more than 16 million
     below = math.floor(place)
     top = values.topk(len(values) - below).values
     return torch.lerp(top[-1], top[-2], place - below) if len(top) > 1 else top[-1]

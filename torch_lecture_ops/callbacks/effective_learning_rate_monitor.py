@@ -9,12 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .monitor import Monitor, local, named_parameters
+from .monitor import Monitor, named_parameters, sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAMPLE = 8192  # the median of so many elements is that of all within one percent of the ranks
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
@@ -29,8 +28,8 @@ class EffectiveLearningRateMonitor(Monitor):
 
     Answers "What happens to the step size over long time?": Adagrad's only shrinks. Warns once if the median over η of
     a parameter falls below `least` times that of its first measurement, and if it is zero, since rounding undoes the
-    steps. Of parameters with more than 8192 elements a
-    random sample of 8192 is looked at, the same at every step; the random generators of the training are not used.
+    steps. Of parameters with more than 4096 elements a
+    random sample of 4096 is looked at, the same at every step; the random generators of the training are not used.
 
     Source: CS231n, slides 'AdaGrad update' ("element-wise scaling of the gradient") and 'RMSProp update'; Larson,
     Machine Learning in Python, slide 'Common Adaptive Strategies'.
@@ -114,12 +113,3 @@ def step_sizes(before: Tensor, after: Tensor, gradient: Tensor) -> Tensor:
     wide = moved.dtype if moved.dtype is torch.float64 else torch.float32
     sizes = torch.where(g != 0, moved.to(wide) / g.to(wide), torch.nan)
     return torch.nanquantile(sizes, torch.tensor(list(QUANTILES.values()), dtype=wide, device=sizes.device))
-
-
-def sample(tensor: Tensor) -> Tensor:
-    """A copy of at most SAMPLE elements, the same ones of every tensor of a size."""
-    flat = local(tensor).flatten()
-    if len(flat) <= SAMPLE:
-        return flat.clone()
-    places = torch.randint(len(flat), (SAMPLE,), generator=torch.Generator().manual_seed(0))
-    return flat[places.to(flat.device)]

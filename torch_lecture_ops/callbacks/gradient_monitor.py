@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .monitor import Monitor, learning_rate, local, norm
+from .monitor import Monitor, learning_rate, local, norm, sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,8 @@ class GradientMonitor(Monitor):
 
         norm             √Σ g²
         rms              r = √(mean g²)
-        histogram        counts in equal bins on [-4 r, 4 r]; what lies outside counts in the outermost
+        histogram        counts in equal bins on [-4 r, 4 r], what lies outside in the outermost; of layers with more
+                         than 4096 gradients, of a random sample of 4096
         first_to_last    norm of the first layer / norm of the last: vanishing if small, exploding if large
 
     A layer is a module with a weight of two or more dimensions, so biases and normalizations have no rows. of="weights"
@@ -214,7 +215,7 @@ def gradient_statistics(grads: list[Tensor], bins: int, scale: float = 1.0) -> T
     rms = size / math.sqrt(len(g))
     bound = torch.where((rms > 0) & rms.isfinite(), WIDTH * rms, 1.0)
     # The middle is added after rounding down: before, it would swallow the sign of small numbers.
-    place = (g * (bins / (2.0 * bound))).add_(0.5 * (bins % 2)).floor_().nan_to_num_(nan=0.0).add_(bins // 2)
+    place = (sample(g) * (bins / (2.0 * bound))).add_(0.5 * (bins % 2)).floor_().nan_to_num_(nan=0.0).add_(bins // 2)
     counts = place.clamp_(0, bins - 1).to(torch.int32).bincount(minlength=bins)
     counts = counts * rms.isfinite()  # no histogram of what is not finite
     return torch.cat([torch.stack([size, rms]).double() / scale, counts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,13 +22,15 @@ Record = dict[str, dict[str, Any]]
 
 MOST_RECORDS = 1000
 
+SAMPLE = 4096  # each quantile of so many elements is that of all within two percent of the ranks
+
 
 class Monitor(Callback):
     """A callback that measures a training every few steps, on rank zero, and changes nothing of it; abstract.
 
     What is measured goes to every logger of the Trainer as `{name}/{layer}/{statistic}` (a histogram as one number for
     each bin: `.../histogram/00`, `.../histogram/01`, ...), to `history`, which checkpoints keep, and, in a training of
-    one process, to `trainer.callback_metrics`. Nothing appears in the progress bar.
+    one process and without histograms, to `trainer.callback_metrics`. Nothing appears in the progress bar.
 
     A subclass measures in `before_step` and `after_step` around every step of an optimizer, and in `after_batch`; each
     puts what it finds into `record`. All that a measurement needs lives for one batch, so the batches between cost
@@ -173,19 +176,20 @@ class Monitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(self._metrics(logger.group_separator), step=steps_before(trainer))
         if trainer.world_size == 1:  # elsewhere, who reads them on the other ranks would find nothing
-            trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics("/").items()})
+            metrics = self._metrics("/", with_histograms=False)
+            trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
         self.warn(trainer, module)
         self.record = {}
 
-    def _metrics(self, separator: str) -> dict[str, float]:
+    def _metrics(self, separator: str, with_histograms: bool = True) -> dict[str, float]:
         metrics = {}
         for layer, statistics in self.record.items():
             for statistic, value in statistics.items():
                 key = separator.join((self.name, layer, statistic))
-                if isinstance(value, list):
-                    metrics.update({f"{key}{separator}{index:02}": count for index, count in enumerate(value)})
-                else:
+                if not isinstance(value, list):
                     metrics[key] = value
+                elif with_histograms:
+                    metrics.update({f"{key}{separator}{index:02}": count for index, count in enumerate(value)})
         return metrics
 
     def _forget_batch(self) -> None:
@@ -256,6 +260,17 @@ def local(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def sample(tensor: Tensor) -> Tensor:
+    """A copy of its elements, or of SAMPLE of them, drawn at random; the same ones of every tensor of a size."""
+    flat = local(tensor).flatten()
+    return flat.clone() if len(flat) <= SAMPLE else flat[places(len(flat), flat.device)]
+
+
+@cache
+def places(count: int, device: torch.device) -> Tensor:
+    return torch.randint(count, (SAMPLE,), generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def norm(tensor: Tensor) -> Tensor:
