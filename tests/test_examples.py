@@ -15,9 +15,12 @@ README = Path(__file__).parent.parent / "README.md"
 MODULES = [module.name for module in pkgutil.walk_packages(torch_lecture_ops.__path__, "torch_lecture_ops.")]
 
 
-def test_readme():
+# Lightning's advice on a training as small as an example
+@pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
+def test_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
@@ -27,6 +30,7 @@ def test_readme():
     namespace["Lion"]([w], lr=0.1, weight_decay=0.5).step()
     torch.testing.assert_close(w, torch.tensor([0.85, -0.85, 0.0]))
     x = torch.linspace(-3, 3, 7)
+    assert {file.name for file in (tmp_path / "runs").glob("*.png")} == {"activations.png", "gradients.png"}
     torch.testing.assert_close(namespace["Mish"].call(x), torch.nn.functional.mish(x))
 
 
