@@ -2,10 +2,14 @@
 
     python benchmarks/mnist.py
     python benchmarks/mnist.py --optimizer sgd,adam --activation relu,silu --seeds 5 --epochs 10
+    python benchmarks/mnist.py --devices 2 --strategy ddp
 
 Lightning's Trainer trains every optimizer x activation x init once per seed and library. The runs are paired: all
 runs of a seed see the same batches in the same order, and their weights are the same random draw, scaled as the init
 and the activation ask. The script ends with a table and writes results.csv, results.json and loss.png.
+
+With several devices each process takes its part of every batch: the runs are those of one device but for rounding.
+Losses are those of the whole batches; times, and all that is printed and written, are the first process's.
 """
 
 from __future__ import annotations
@@ -30,13 +34,14 @@ from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryFile
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import lightning
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -59,6 +64,7 @@ OPTIMIZERS = {name.lower(): name for name in torch_lecture_ops.optim.__all__ if 
 ACTIVATIONS = {name.lower(): name for name in ("ReLU", "Sigmoid", "Tanh", "SiLU")}
 INITS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal")
 DATASETS = ("subset", "mnist")
+STRATEGIES = ("auto", "ddp")  # of Lightning's those that train in this very process, which keeps what it measures
 
 # Where the class's own default does not suit this network; torch's RMSprop has lr 0.01.
 SETTINGS: dict[str, dict[str, float]] = {"sgd": dict(lr=0.1, momentum=0.9), "rmsprop": dict(lr=1e-3)}
@@ -115,19 +121,29 @@ def load_mnist(folder: Path) -> Digits:
 class Batches:
     """Shuffled batches of tensors in memory: pass number n has the n-th order drawn from the seed.
 
+    Of several processes each has its part of every batch. All parts are equally large, so that the mean of their
+    gradients is the gradient of the batch: `batch_size` is a multiple of the number of processes, and a pass leaves
+    out the last images of its order, fewer than there are processes.
+
     A DataLoader fetches and collates image by image, which would take longer than the training itself.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, seed: int, process: int = 0, processes: int = 1
+    ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.process, self.processes = process, processes
+        self.count = len(images) - len(images) % processes
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(self.images), generator=self.generator).split(self.batch_size):
-            yield self.images[rows], self.labels[rows]
+        order = torch.randperm(len(self.images), generator=self.generator)
+        for rows in order[: self.count].split(self.batch_size):
+            part = rows[self.process :: self.processes]
+            yield self.images[part], self.labels[part]
 
 
 # ---------------------------------------------------------------- training
@@ -159,7 +175,7 @@ class Run:
     seconds_per_epoch: float  # median over epochs, training only
     microseconds_per_step: float  # median over steps, `optimizer.step` without forward and backward
     test_accuracies: list[float]  # after every epoch
-    losses: list[float]  # of every batch
+    losses: list[float]  # of every batch, the parts of all processes together
 
 
 def build_mlp(hidden: list[int], configuration: Configuration, library: str, seed: int) -> nn.Sequential:
@@ -238,22 +254,29 @@ class NamedBar(TQDMProgressBar):
         return {"loss": f"{module.losses[-1]:.3f}"}
 
 
-def fit(classifier: Classifier, batches: Batches, epochs: int, bar: NamedBar | None) -> None:
-    """Lightning's training on the CPU, without its files, its advice and its way out on Ctrl-C."""
+def fit(classifier: Classifier, seed: int, options: argparse.Namespace, bar: NamedBar | None) -> Tensor:
+    """Lightning's training on the CPU, without its files, its advice and its way out on Ctrl-C; the losses."""
+    digits = classifier.digits
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 uses what torch 2.15 deprecates
         warnings.filterwarnings("ignore", category=PossibleUserWarning)  # there is a GPU, too
         trainer = Trainer(
             accelerator="cpu",
-            max_epochs=epochs,
+            devices=options.devices,
+            num_nodes=machines(),
+            strategy=options.strategy,
+            max_epochs=options.epochs,
             callbacks=bar,
             enable_progress_bar=bar is not None,
             enable_model_summary=False,
             enable_checkpointing=False,
             logger=False,
         )
+        part = trainer.global_rank, trainer.world_size
+        batches = Batches(digits.train_images, digits.train_labels, options.batch_size, seed, *part)
         try:
             trainer.fit(classifier, batches)
+            return trainer.strategy.reduce(torch.stack(classifier.losses), reduce_op="mean")
         except SystemExit:  # Lightning's answer to Ctrl-C; from then on it ignores the signal
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
@@ -266,9 +289,7 @@ def train(
     mlp = build_mlp(options.hidden, configuration, library, seed)
     optimizer = build_optimizer(mlp, configuration.optimizer, library, options.lr)
     classifier = Classifier(mlp, optimizer, digits)
-    batches = Batches(digits.train_images, digits.train_labels, options.batch_size, seed)
-    fit(classifier, batches, options.epochs, NamedBar(name) if options.progress else None)
-    losses = torch.stack(classifier.losses)
+    losses = fit(classifier, seed, options, NamedBar(name) if options.progress else None)
     return Run(
         configuration=configuration,
         seed=seed,
@@ -276,7 +297,7 @@ def train(
         engine=getattr(optimizer, "engine", ""),
         lr=optimizer.param_groups[0]["lr"],
         test_accuracy=classifier.test_accuracies[-1],
-        train_loss=losses[-len(batches) :].mean().item(),
+        train_loss=losses.reshape(options.epochs, -1)[-1].mean().item(),
         seconds_per_epoch=median(classifier.epoch_seconds),
         microseconds_per_step=1e6 * median(classifier.step_seconds),
         test_accuracies=classifier.test_accuracies,
@@ -516,16 +537,35 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--lr", type=positive, metavar="X", help="learning rate for all optimizers (default: what suits each)")
     add("--dataset", choices=DATASETS, default="subset", help="the 12,000 digits kept here (default) or all 70,000")
     add("--data-dir", type=Path, metavar="DIR", help="folder of MNIST/raw for --dataset mnist (default: runs/data)")
+    started = os.environ.get("LOCAL_WORLD_SIZE", "1")  # by torchrun, on this machine
+    shares = "processes of this machine, each with its part of every batch (default: %(default)s)"
+    add("--devices", type=whole_number, default=started, metavar="N", help=shares)
+    add("--strategy", choices=STRATEGIES, default="auto", help="Lightning's for several devices (default: %(default)s)")
     add("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/mnist-<time>)")
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
     options = parser.parse_args(argv)
     if options.dataset == "subset" and options.data_dir:
         parser.error("--data-dir goes with --dataset mnist")
+    if "LOCAL_WORLD_SIZE" in os.environ and options.devices != int(started):
+        parser.error(f"--devices must be {started}, the --nproc-per-node of torchrun, got {options.devices}")
+    if options.batch_size % (count := processes(options)):
+        parser.error(f"--batch-size must be a multiple of {count}, the number of processes, got {options.batch_size}")
     options.data_dir = options.data_dir or Path("runs/data")
     options.out = options.out or Path("runs", f"{datetime.now():mnist-%Y%m%d-%H%M%S}")
     return options
 
 
+def machines() -> int:
+    """How many take part; torchrun tells."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1))
+
+
+def processes(options: argparse.Namespace) -> int:
+    """On all machines."""
+    return machines() * options.devices
+
+
+@rank_zero_only
 def check_writable(folder: Path) -> None:
     """Make the folder for the results and try it, before training rather than after."""
     try:
@@ -546,18 +586,26 @@ def train_all(options: argparse.Namespace, digits: Digits) -> Iterator[Run]:
     for number, (seed, configuration, library) in enumerate(plan, start=1):
         name = f"[{number:{len(str(len(plan)))}}/{len(plan)}] {configuration}, seed {seed}, {library}"
         run = train(configuration, seed, library, digits, options, name)
-        print(f"{name}: {run.test_accuracy:.2f} %, {run.seconds_per_epoch:.2f} s per epoch", flush=True)
+        say(f"{name}: {run.test_accuracy:.2f} %, {run.seconds_per_epoch:.2f} s per epoch")
         yield run
 
 
+@rank_zero_only
+def say(text: str, file: TextIO | None = None) -> None:
+    print(text, file=file, flush=True)
+
+
+@rank_zero_only
 def report(runs: list[Run], options: argparse.Namespace, digits: Digits) -> None:
     """Print the table and write the files."""
     network = "-".join(map(str, [PIXELS, *options.hidden, DIGITS]))
+    count = processes(options)
+    whose = "" if count == 1 else f" of the first of {count} processes"
     print(
         f"\nMLP {network}, batch size {options.batch_size}, epochs {options.epochs}, "
         f"{len(digits.train_images):,} training and {len(digits.test_images):,} test images\n"
         f"Accuracy: mean ± standard deviation over seeds {', '.join(map(str, options.seeds))}. "
-        f"Times: medians, {torch.get_num_threads()} threads.\n"
+        f"Times: medians{whose}, {torch.get_num_threads()} threads.\n"
     )
     print(format_table(summarize(runs)))
     try:
@@ -571,7 +619,8 @@ def report(runs: list[Run], options: argparse.Namespace, digits: Digits) -> None
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no notes on devices, no tips
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no notes on devices and processes, no tips
     digits = load_subset() if options.dataset == "subset" else load_mnist(options.data_dir)
     check_writable(options.out)
 
@@ -581,7 +630,7 @@ def main(argv: list[str] | None = None) -> int:
         for run in train_all(options, digits):
             runs.append(run)
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: interrupted; runs finished: {len(runs)}", file=sys.stderr)
+        say(f"\n{PROGRAM}: interrupted; runs finished: {len(runs)}", sys.stderr)
         status = 130
     if runs:
         report(runs, options, digits)

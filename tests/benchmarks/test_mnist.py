@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -77,6 +78,10 @@ def complaint(capsys, *argv: str) -> tuple[int, str]:
         (["--lr", "nan"], ["'nan'", "positive"]),
         (["--lr", "-0.1"], ["'-0.1'", "positive"]),
         (["--data-dir", "somewhere"], ["--dataset mnist"]),
+        (["--devices", "0"], ["'0'", "at least 1"]),
+        (["--devices", "two"], ["'two'", "whole number"]),
+        (["--devices", "3"], ["--batch-size", "multiple of 3", "128"]),
+        (["--strategy", "fsdp"], ["'fsdp'", "auto", "ddp"]),
         (["--momentum", "0.9"], ["--momentum"]),
     ],
 )
@@ -184,6 +189,42 @@ def test_a_small_run_prints_its_table_and_writes_its_files(capsys, tmp_path, few
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_two_processes_train_as_one(tmp_path):
+    """They share the batches, and one of them writes what one alone writes, but for rounding and times."""
+    argv = ["--epochs", "2", "--hidden", "16", "--batch-size", "1000", "--seeds", "1", "--no-progress"]
+    argv += ["--optimizer", "sgd,adam", "--lr", "0.01"]
+    assert mnist.main([*argv, "--out", str(tmp_path / "one")]) == 0
+    # No network is needed, nor a name for this machine.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "benchmarks" / "mnist.py", *argv, "--devices", "2", "--strategy", "ddp"]
+    two = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert (two.returncode, two.stderr) == (0, "")
+    assert two.stdout.count("Times: medians of the first of 2 processes, 1 threads") == 1
+    assert two.stdout.count("ours | torch") == 3
+    assert two.stdout.count("[1/4]") == 1
+
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {file.name for file in folder.iterdir()} == {"results.csv", "results.json", "loss.png"}
+    assert (folder / "results.csv").read_text().count("\n") == 1 + 4
+    got, expected = (json.loads((path / "results.json").read_text()) for path in (folder, tmp_path / "one"))
+    assert (got["options"]["devices"], got["options"]["strategy"]) == (2, "ddp")
+    for run, alone in zip(got["runs"], expected["runs"], strict=True):
+        assert run["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        assert run["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-4)
+        assert run["test_accuracies"] == pytest.approx(alone["test_accuracies"], abs=0.2)  # four images
+        assert run["seconds_per_epoch"] > 0
+        assert run["microseconds_per_step"] > 0
+
+
+def test_torchrun_says_how_many_processes_there_are(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert mnist.parse_options([]).devices == 2
+    assert "--devices must be 2" in complaint(capsys, "--devices", "4")[1]
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")  # machines
+    assert "multiple of 6" in complaint(capsys)[1]
+    assert mnist.processes(mnist.parse_options(["--batch-size", "120"])) == 6
+
+
 def test_the_bar_names_the_run(capsys, tmp_path, few_digits):
     argv = ["--optimizer", "sgd", "--epochs", "1", "--hidden", "8", "--seeds", "1", "--out", str(tmp_path)]
     assert mnist.main(argv) == 0
@@ -270,6 +311,21 @@ def test_a_pass_visits_every_image_once_in_an_order_set_by_seed_and_pass():
     assert first != second
     assert passes(seed=0) == [first, second]
     assert passes(seed=1) != [first, second]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_parts_of_processes_make_up_the_batches(processes):
+    rows = torch.arange(50)
+    whole = list(mnist.Batches(rows, rows, 12, seed=0))
+    parts = [mnist.Batches(rows, rows, 12, 0, process, processes) for process in range(processes)]
+    assert {len(part) for part in parts} == {5 if processes == 2 else math.ceil((50 - 2) / 12)}
+    left_out = 50
+    for (images, _), *shares in zip(whole, *parts, strict=False):
+        assert len({len(share) for share, _ in shares}) == 1
+        together = torch.cat([share for share, _ in shares])
+        assert set(together.tolist()) <= set(images.tolist())
+        left_out -= len(together)
+    assert left_out == 50 % processes
 
 
 def test_step_time_leaves_out_forward_and_backward(few_digits):
