@@ -1,10 +1,12 @@
 """DTensor parameters, FSDP2, DDP: each process updates what it holds, and together they are as one alone.
 
-Every check runs in this process as the only one of its group and, this file being a script too, in two processes.
+Every check runs in this process as the only one of its group and, this file being a script too, in two processes;
+those whose sums depend on the number of processes in four as well.
 """
 
 import copy
 import datetime
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,10 +20,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 if not dist.is_available():
     pytest.skip("torch.distributed is not there", allow_module_level=True)
 
+from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as dcp_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -55,12 +59,15 @@ LAYOUTS = [
     ((7,), None),
 ]
 
-CHECKS = {}
+CHECKS = {}  # name -> the check and the numbers of processes in which it runs
 
 
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
+def check(*sizes):
+    def note(function):
+        CHECKS[function.__name__] = function, sizes
+        return function
+
+    return note
 
 
 def make(which, params, **flags):
@@ -121,7 +128,7 @@ def assert_same(params, optimizer, others, other):
                 assert value.to_local().shape == p.to_local().shape
 
 
-@check
+@check(1, 2)
 def sharded_parameters(mesh, which):
     """Every engine; and half types, compensated."""
     for engine, asked in ENGINES.items():
@@ -137,7 +144,7 @@ def sharded_parameters(mesh, which):
             assert optimizer.engine == reference.engine == engine, optimizer.engine
 
 
-@check
+@check(1, 2, 4)
 def gradients_in_other_layouts(mesh, which):
     parts, full = parameters(mesh)
     optimizer, reference = make(which, parts), make(which, full)
@@ -147,7 +154,7 @@ def gradients_in_other_layouts(mesh, which):
         assert_same(parts, optimizer, full, reference)
 
 
-@check
+@check(1, 2)
 def stale_saved_tensors(mesh, which):
     """Noticed by backward, as without shards."""
     parts, _ = parameters(mesh)
@@ -160,7 +167,7 @@ def stale_saved_tensors(mesh, which):
                 loss.backward()
 
 
-@check
+@check(1, 2)
 def state_dicts(mesh, which):
     """Into another optimizer, which goes on alike, also if they lie otherwise among the processes."""
     parts, full = parameters(mesh)
@@ -181,7 +188,7 @@ def state_dicts(mesh, which):
         assert_same(others, other, full, reference)
 
 
-@check
+@check(1, 2)
 def state_of_another_kind(mesh, which):
     """That of plain parameters for sharded ones, and the other way round: refused as it is loaded."""
     parts, full = ([p] for (p, *_) in parameters(mesh))
@@ -202,17 +209,23 @@ def network():
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 1))
 
 
-def fully_sharded(mesh):
-    model = network()
+def fully_sharded(mesh, model=None):
+    model = model or network()
     fully_shard(model[2], mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
 
 
-def train(model, optimizer, numbers, process=0):
-    """On the same data in every process, unless it is said which process this is."""
+def batch(number, parts=(0,)):
+    """These parts of a batch."""
+    return torch.cat([values(1000 + 10 * number + part, (8, 5)) for part in parts])
+
+
+def train(model, optimizer, numbers, parts=(0,)):
+    """On the same data in every process, unless it is said which parts this one has."""
+    dtype = next(model.parameters()).dtype
     for number in numbers:
-        x = values(1000 + 10 * number + process, (8, 5))
+        x = batch(number, parts).to(dtype)
 
         def closure(x=x):
             optimizer.zero_grad()
@@ -227,7 +240,7 @@ def assert_same_models(model, optimizer, other_model, other):
     assert_same(list(model.parameters()), optimizer, list(other_model.parameters()), other)
 
 
-@check
+@check(1, 2)
 def fsdp2(mesh, which):
     """The mean of equal gradients is none other: bit by bit, with 7, 3 and 1 rows for two processes."""
     model, alone = fully_sharded(mesh), network()
@@ -239,7 +252,7 @@ def fsdp2(mesh, which):
     assert optimizer.engine == "c"
 
 
-@check
+@check(1, 2)
 def fsdp2_state_dicts(mesh, which):
     """Of torch.distributed.checkpoint, sharded and whole: another optimizer goes on alike, also one without shards."""
     model, alone = fully_sharded(mesh), network()
@@ -265,7 +278,7 @@ def fsdp2_state_dicts(mesh, which):
             assert_same_models(other_model, other, continued, expected)
 
 
-@check
+@check(1, 2)
 def data_parallel(mesh, which):
     """Other data in every process: all end alike, and where torch's class ends."""
     models = [DistributedDataParallel(network()) for _ in range(2)]
@@ -273,7 +286,7 @@ def data_parallel(mesh, which):
     if hasattr(torch.optim, which):
         optimizers.append(getattr(torch.optim, which)(models[1].parameters(), **CLASSES[which], foreach=False))
     for model, optimizer in zip(models, optimizers, strict=False):
-        train(model, optimizer, range(5), dist.get_rank())
+        train(model, optimizer, range(5), [dist.get_rank()])
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         first = p.detach().clone()
         dist.broadcast(first, 0)
@@ -283,21 +296,146 @@ def data_parallel(mesh, which):
             torch.testing.assert_close(p, q, rtol=0, atol=5e-6)
 
 
-@check
+def gathered(model, optimizer):
+    """The state_dicts of model and optimizer, whole, in every process."""
+    options = dcp_state_dict.StateDictOptions(full_state_dict=True)
+    weights, state = dcp_state_dict.get_state_dict(model, optimizer, options=options)
+    return weights, state["state"], state["param_groups"]
+
+
+@check(1, 2, 4)
+def joint_batch(mesh, which):
+    """A part of the batch for each process: with DDP and with FSDP2 as one process with the whole batch."""
+    alone = network().double()
+    reference = make(which, alone.parameters())
+    train(alone, reference, range(5), range(mesh.size()))
+    expected = gathered(alone, reference)
+    for wrap in (DistributedDataParallel, lambda model: fully_sharded(mesh, model)):
+        model = wrap(network().double())
+        optimizer = make(which, model.parameters())
+        train(model, optimizer, range(5), [dist.get_rank()])
+        got = gathered(model, optimizer)
+        # Gradients are rounded otherwise, by 1e-16 of their terms; what divides by small ones makes more of it.
+        torch.testing.assert_close(got[:2], expected[:2], rtol=1e-11, atol=1e-11)
+        assert got[2] == expected[2]
+
+
+def checkpoint(which):
+    """Where two processes leave their checkpoint for others."""
+    return Path(os.environ["CHECKPOINTS"]) / which
+
+
+@check(2)
+def saved_checkpoint(mesh, which):
+    model = fully_sharded(mesh)
+    optimizer = make(which, model.parameters())
+    train(model, optimizer, range(2))
+    dcp.save(model_and_optimizer(model, optimizer), checkpoint_id=checkpoint(which))
+
+
+def model_and_optimizer(model, optimizer):
+    return dict(zip(("model", "optimizer"), dcp_state_dict.get_state_dict(model, optimizer), strict=True))
+
+
+@check(1, 2, 4)
+def loaded_checkpoint(mesh, which):
+    """Of two processes, by as many as there are, and by a model without shards: each goes on alike."""
+    alone = network()
+    reference = make(which, alone.parameters())
+    train(alone, reference, range(2))
+    for model in (fully_sharded(mesh), network()):
+        optimizer = make(which, model.parameters())
+        saved = model_and_optimizer(model, optimizer)
+        dcp.load(saved, checkpoint_id=checkpoint(which))
+        dcp_state_dict.set_state_dict(
+            model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"]
+        )
+        assert_same_models(model, optimizer, alone, reference)
+        continued, expected = copy.deepcopy((alone, reference))
+        train(model, optimizer, range(2, 4))
+        train(continued, expected, range(2, 4))
+        for p, q in zip(model.parameters(), continued.parameters(), strict=True):
+            # Of the sum of four equal gradients the last bit is lost. As in data_parallel.
+            torch.testing.assert_close(whole(p), q, rtol=0, atol=5e-6 if mesh.size() > 2 else 0)
+
+
+@check(1, 2, 4)
 def zero_redundancy(mesh, which):
-    """The parameters divided among the processes' optimizers."""
-    if which == "Nesterov":
-        return  # ZeroRedundancyOptimizer evaluates the closure by itself, not ahead
+    """The parameters divided among the processes' optimizers; the state goes to an ordinary one and comes back."""
+    if which == "Nesterov" and mesh.size() > 1:
+        return  # each process would go ahead with its own parameters only
     models = network(), network()
-    kwargs = CLASSES[which]
-    optimizer = ZeroRedundancyOptimizer(models[0].parameters(), optimizer_class=getattr(optim, which), **kwargs)
+    optimizer = zero(which, models[0])
     reference = make(which, models[1].parameters())
     for model, run in zip(models, (optimizer, reference), strict=True):
         train(model, run, range(4))
     assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+    for rank in range(mesh.size()):  # its state_dict is whole in one process at a time
+        optimizer.consolidate_state_dict(rank)
+        if rank == dist.get_rank():
+            saved = copy.deepcopy(optimizer.state_dict())
+    alone = copy.deepcopy(models[1])
+    plain = make(which, alone.parameters())
+    plain.load_state_dict(saved)
+    assert_same_models(alone, plain, models[1], reference)
+    other_model = copy.deepcopy(models[0])
+    other = zero(which, other_model)
+    other.load_state_dict(copy.deepcopy(reference.state_dict()))
+    for model, run in ((alone, plain), (other_model, other), (models[1], reference)):
+        train(model, run, range(4, 6))
+    for model in (alone, other_model):
+        assert all(map(torch.equal, model.parameters(), models[1].parameters()))
 
 
-@check
+def zero(which, model):
+    return ZeroRedundancyOptimizer(model.parameters(), optimizer_class=getattr(optim, which), **CLASSES[which])
+
+
+def lightning_ddp(mesh, which):
+    """A part of the batch for each process: as one process with the whole batch."""
+    from lightning.pytorch import LightningModule, Trainer
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = network().double()
+
+        def training_step(self, batch):
+            (x,) = batch
+            return (self.network(x) - x[:, :1]).square().mean()
+
+        def configure_optimizers(self):
+            return make(which, self.parameters())
+
+    module, alone = Module(), network().double()
+    optimizer = make(which, alone.parameters())
+    rows = torch.cat([batch(number) for number in range(5)]).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's own, and its advice
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=mesh.size(),
+            strategy="ddp",
+            max_epochs=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        sampler = DistributedSampler(rows, shuffle=False)  # Lightning's own shuffles
+        trainer.fit(module, DataLoader(TensorDataset(rows), 8 // mesh.size(), sampler=sampler))
+    assert type(trainer.strategy).__name__ == "DDPStrategy"
+    assert trainer.world_size == mesh.size()
+    train(alone, optimizer, [*range(5), *range(5)])
+    for p, q in zip(module.network.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-11)
+
+
+if importlib.util.find_spec("lightning"):
+    check(2)(lightning_ddp)
+
+
+@check(1, 2)
 def gradients_that_are_still_on_their_way(mesh, which):
     (p, q) = nn.Parameter(laid_out(values(0, (5, 3)), mesh, Replicate())), nn.Parameter(values(0, (5, 3)))
     optimizer, reference = make(which, [p]), make(which, [q])
@@ -314,49 +452,56 @@ def gradients_that_are_still_on_their_way(mesh, which):
 
 # ------------------------------------------------------------------------------------------------------------ processes
 
-EACH = [pytest.param(name, which, id=f"{name}-{which}") for name in CHECKS for which in CLASSES]
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # no network is needed, nor a name for this machine
+
+
+def each(size):
+    """The checks for so many processes, with every class."""
+    return [(name, which) for name, (_, sizes) in CHECKS.items() if size in sizes for which in CLASSES]
+
+
+def each_of(size):
+    return pytest.mark.parametrize(("what", "which"), [pytest.param(*key, id="-".join(key)) for key in each(size)])
 
 
 def group(rank, size, folder):
     """The mesh of a group of processes that meet at a file."""
     dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", datetime.timedelta(seconds=60), world_size=size, rank=rank
+        "gloo", f"file://{folder}/meeting{size}", datetime.timedelta(seconds=60), world_size=size, rank=rank
     )
     return init_device_mesh("cpu", (size,))
 
 
-@pytest.fixture(name="mesh", scope="module")
-def _mesh(tmp_path_factory):
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+    """Where processes meet, leave their checkpoints and their answers."""
+    folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in LOOPBACK.items():
+        for key, value in (LOOPBACK | {"CHECKPOINTS": str(folder)}).items():
             patch.setenv(key, value)
-        yield group(0, 1, tmp_path_factory.mktemp("alone"))
-        dist.destroy_process_group()
+        yield folder
 
 
-@pytest.mark.needs_compiler
-@pytest.mark.parametrize(("what", "which"), EACH)
-def test_alone(what, which, mesh):
-    CHECKS[what](mesh, which)
+@pytest.fixture(name="mesh", scope="module")
+def _mesh(folder):
+    yield group(0, 1, folder)
+    dist.destroy_process_group()
 
 
-@pytest.fixture(name="answers", scope="module")
-def _answers(tmp_path_factory):
-    """What the two processes found: (check, class) -> the error, if there is one."""
-    folder = tmp_path_factory.mktemp("two")
+def answers(size, folder):
+    """What so many processes found: (check, class) -> the error, if there is one."""
     package = str(Path(torch_lecture_ops.__file__).parents[1])
-    environment = os.environ | LOOPBACK | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
-    logs = [folder / f"log{rank}" for rank in range(2)]
+    environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
+    logs = [folder / f"log{size}-{rank}" for rank in range(size)]
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as file:
-            command = [sys.executable, __file__, str(rank), "2", str(folder)]
+            command = [sys.executable, __file__, str(rank), str(size), str(folder)]
             processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
     limit = time.monotonic() + 150
     try:
         for process in processes:
-            process.wait(limit - time.monotonic())
+            process.wait(max(0, limit - time.monotonic()))
     except subprocess.TimeoutExpired:
         pass  # the answers say how far they came
     finally:
@@ -365,40 +510,68 @@ def _answers(tmp_path_factory):
             process.wait()
     found = {}
     for rank, log in enumerate(logs):
-        lines = (folder / f"answers{rank}").read_text().splitlines() if (folder / f"answers{rank}").exists() else []
-        answers = {tuple(key): error for key, error in map(json.loads, lines)}
-        for name, which in ((param.values[0], param.values[1]) for param in EACH):
-            error = answers.get((name, which), f"not run; the log ends with\n{log.read_text()[-2000:]}")
+        file = folder / f"answers{size}-{rank}"
+        lines = file.read_text().splitlines() if file.exists() else []
+        given = {tuple(key): error for key, error in map(json.loads, lines)}
+        for key in each(size):
+            error = given.get(key, f"not run; the log ends with\n{log.read_text()[-2000:]}")
             if error:
-                found[name, which] = found.get((name, which), "") + f"process {rank}: {error}\n"
+                found[key] = found.get(key, "") + f"process {rank}: {error}\n"
     return found
+
+
+@pytest.fixture(name="two", scope="module")
+def _two(folder):
+    return answers(2, folder)
+
+
+@pytest.fixture(name="four", scope="module")
+def _four(folder, two):
+    """They load what two have saved."""
+    return answers(4, folder)
+
+
+@pytest.mark.needs_compiler
+@each_of(1)
+def test_alone(what, which, mesh, request):
+    if what == "loaded_checkpoint":
+        request.getfixturevalue("two")
+    CHECKS[what][0](mesh, which)
 
 
 @pytest.mark.slow
 @pytest.mark.needs_compiler
-@pytest.mark.parametrize(("what", "which"), EACH)
-def test_in_two_processes(what, which, answers):
-    if error := answers.get((what, which)):
+@each_of(2)
+def test_in_two_processes(what, which, two):
+    if error := two.get((what, which)):
+        pytest.fail(error, pytrace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_compiler
+@each_of(4)
+def test_in_four_processes(what, which, four):
+    if error := four.get((what, which)):
         pytest.fail(error, pytrace=False)
 
 
 def main(rank, size, folder):
     """Write an answer for every check; end where only some of the processes fail: they are no longer in step."""
     torch.set_num_threads(1)
-    mesh, errors = group(rank, size, folder), dist.FileStore(f"{folder}/errors", size)
+    os.environ["LOCAL_RANK"] = str(rank)  # tells Lightning that the processes are there
+    mesh, errors = group(rank, size, folder), dist.FileStore(f"{folder}/errors{size}", size)
     warnings.simplefilter("error")
-    with (Path(folder) / f"answers{rank}").open("w") as answers:
-        for name in CHECKS:
-            for which in CLASSES:
-                error = ""
-                try:
-                    CHECKS[name](mesh, which)
-                except BaseException:
-                    error = traceback.format_exc()
-                print(json.dumps([[name, which], error]), file=answers, flush=True)
-                errors.set(f"{name} {which} {rank}", error)
-                if len({bool(errors.get(f"{name} {which} {each}")) for each in range(size)}) > 1:
-                    return
+    with (Path(folder) / f"answers{size}-{rank}").open("w") as file:
+        for name, which in each(size):
+            error = ""
+            try:
+                CHECKS[name][0](mesh, which)
+            except BaseException:
+                error = traceback.format_exc()
+            print(json.dumps([[name, which], error]), file=file, flush=True)
+            errors.set(f"{name} {which} {rank}", error)
+            if len({bool(errors.get(f"{name} {which} {process}")) for process in range(size)}) > 1:
+                return
     dist.destroy_process_group()
 
 
