@@ -2,8 +2,11 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +18,18 @@ README = Path(__file__).parent.parent / "README.md"
 MODULES = [module.name for module in pkgutil.walk_packages(torch_lecture_ops.__path__, "torch_lecture_ops.")]
 
 
+SCRIPT = "# train.py\n"
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
 # Lightning's advice on a training as small as an example
 @pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
 def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = [block for block in python_blocks() if not block.startswith(SCRIPT)]
     assert len(blocks) == 6
     namespace: dict = {}
     for block in blocks:
@@ -32,6 +42,32 @@ def test_readme(tmp_path, monkeypatch):
     x = torch.linspace(-3, 3, 7)
     assert {file.name for file in (tmp_path / "runs").glob("*.png")} == {"activations.png", "gradients.png"}
     torch.testing.assert_close(namespace["Mish"].call(x), torch.nn.functional.mish(x))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
+def test_readmes_script_trains_in_two_processes_as_in_one(tmp_path, monkeypatch):
+    """torchrun starts two; this process is one, and loads what they saved."""
+    (script,) = (block for block in python_blocks() if block.startswith(SCRIPT))
+    (tmp_path / "train.py").write_text(script)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # no network is needed, nor a name for this machine
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command += ["--nproc-per-node", "2", "train.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(README.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+    (tmp_path / "alone").mkdir()
+    monkeypatch.chdir(tmp_path / "alone")
+    for key, value in dict(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0").items():
+        monkeypatch.setenv(key, value)
+    namespace: dict = {}
+    exec(compile(script, str(README), "exec"), namespace)
+    expected = {name: p.detach().to_local() for name, p in namespace["model"].named_parameters()}
+    weights = {name: torch.zeros_like(value) for name, value in expected.items()}
+    namespace["checkpoint"].load({"model": weights}, checkpoint_id=tmp_path / "runs" / "checkpoint")
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-4)  # Adam divides by gradients that are rounded
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -281,7 +282,8 @@ def fsdp2_state_dicts(mesh, which):
 @check(1, 2)
 def data_parallel(mesh, which):
     """Other data in every process: all end alike, and where torch's class ends."""
-    models = [DistributedDataParallel(network()) for _ in range(2)]
+    # Ours with gradients that are views into larger tensors
+    models = [DistributedDataParallel(network(), gradient_as_bucket_view=is_view) for is_view in (True, False)]
     optimizers = [make(which, models[0].parameters())]
     if hasattr(torch.optim, which):
         optimizers.append(getattr(torch.optim, which)(models[1].parameters(), **CLASSES[which], foreach=False))
@@ -310,7 +312,7 @@ def joint_batch(mesh, which):
     reference = make(which, alone.parameters())
     train(alone, reference, range(5), range(mesh.size()))
     expected = gathered(alone, reference)
-    for wrap in (DistributedDataParallel, lambda model: fully_sharded(mesh, model)):
+    for wrap in (DistributedDataParallel, partial(fully_sharded, mesh)):
         model = wrap(network().double())
         optimizer = make(which, model.parameters())
         train(model, optimizer, range(5), [dist.get_rank()])
