@@ -37,7 +37,7 @@ from passes import (
     memory_columns_of,
     parse_function_options,
 )
-from side_by_side import DTYPES, run
+from side_by_side import DTYPES, keep_freed_memory, run
 from torch import Tensor, nn
 
 PROGRAM = "activations.py"
@@ -96,4 +96,5 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -32,7 +32,7 @@ from passes import (
     memory_columns_of,
     parse_function_options,
 )
-from side_by_side import run
+from side_by_side import keep_freed_memory, run
 from torch import Tensor
 
 PROGRAM = "losses.py"
@@ -78,4 +78,5 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

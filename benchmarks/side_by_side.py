@@ -7,11 +7,14 @@ over the rounds.
 
 Ratios are medians of the quotients of each round, not quotients of medians: whatever slows the machine for a while (a
 neighbour, the clock) slows both sides of a round and cancels out.
+
+Scripts whose contenders make new tensors call `keep_freed_memory` first.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import math
@@ -95,6 +98,18 @@ def seconds_of_batch(call: Callable[[], object], calls: int, synchronize: Callab
     finally:
         if collects:
             gc.enable()
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed, for the rest of the process; False if it cannot be told to (not glibc).
+
+    By default large blocks go back to the system: whenever the free end of the heap is long enough, and those of more
+    than 32 MB always. The next call then pays a page fault for every 4 KB, which can be ten times what is measured,
+    and which of the contenders pays is a matter of what lies at the end of the heap.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    never_map, never_trim = (-4, 0), (-1, -1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
+    return mallopt is not None and all(mallopt(*option) for option in (never_map, never_trim))
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Spread:
