@@ -139,7 +139,7 @@ class _RowWriter(Writer):
         row = self._row()
         run = _RUN.format(real=self.real)
         sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, BASES = {len(self.bases)} }};\n"
-        sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {self._count_kept()}, LANES = 16, STRETCH = 512 }};"
+        sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {self._count_kept()}, LANES = 16 }};"
         return "\n".join([prelude(), "#include <omp.h>", sizes, row, run])
 
     def _row(self) -> str:
@@ -188,14 +188,14 @@ class _RowWriter(Writer):
             return []
         seen = len(self.table)
         body = [*self._lines(roots, loop)]
-        before, clauses, after, sums = [], "", [], []
+        before, clauses, after = [], "", []
         for number in reductions:
             x = self._operand(self.nodes[number].operands[0])
             if self.nodes[number].operation == "row_sum":
-                sums.append(number)
-                before.append(f"double n{number} = 0;")
+                before.append(f"double r{number} = 0;")
                 clauses += f" reduction(+:r{number})"
                 body.append(f"r{number} += {x};")
+                after.append(f"const double n{number} = r{number};")
             else:
                 before.append(f"{self.real} r{number} = -INFINITY; int bad{number} = 0;")
                 clauses += f" reduction(max:r{number}) reduction(|:bad{number})"
@@ -204,26 +204,11 @@ class _RowWriter(Writer):
         for column, result in stored:
             body += self._store(column, self._operand(result))
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
-        # A total is added in double. For sums that go on into the formula that would take a fifth of the time of an
-        # exponential: there each stretch of floats is added up, and the sums of the stretches in double. A short row
-        # is one vector with some lanes switched off; element by element it would take twice the time.
-        is_total = {number: number in self.program.results for number in sums}
-        zeros = [f"{'double' if is_total[number] else self.real} r{number} = 0;" for number in sums]
-        add_up = [f"n{number} += r{number};" for number in sums]
+        # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         simd = f"#pragma omp simd{clauses}"
-        stretch = [*zeros, simd, "for (int64_t j = from; j < to; j++) {", *_indented(body), "}", *add_up]
         short = ["if (j < n) {", *_indented(body), "}"]
-        short = [*zeros, simd, "for (int64_t j = 0; j < LANES; j++) {", *_indented(short), "}", *add_up]
-        step = "whole" if all(is_total.values()) else "STRETCH"
-        lines = [
-            f"for (int64_t from = 0; from < whole; from += {step}) {{",
-            f"    const int64_t to = from + {step} < whole ? from + {step} : whole;",
-            *_indented(stretch),
-            "}",
-            "if (whole < n) {",
-            *_indented(short),
-            "}",
-        ]
+        lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *_indented(body), "}"]
+        lines += ["if (whole < n)", simd, "for (int64_t j = 0; j < LANES; j++) {", *_indented(short), "}"]
         return [*uniforms, *before, *lines, *after]
 
     def _stored_in(self, column: int, result: int) -> int:

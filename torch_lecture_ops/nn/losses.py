@@ -284,7 +284,7 @@ def check_integer(who: str, name: str, value: Any) -> None:
 
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors, all of them floating-point, and in float32 where autocast is on."""
-    if not all(t.is_floating_point() for t in tensors):
+    if not all(map(Tensor.is_floating_point, tensors)):
         floating = [t.dtype for t in tensors if t.is_floating_point()]
         if not floating or any(t.is_complex() for t in tensors):
             raise NotImplementedError(
