@@ -17,6 +17,7 @@ from torch_lecture_ops.formula import (
     Formula,
     FormulaError,
     c_rows,
+    entry,
     exp,
     foreach,
     log,
@@ -63,6 +64,12 @@ class InNumPy:
     @staticmethod
     def place(x):
         return np.broadcast_to(np.arange(x.shape[-1], dtype=x.dtype), x.shape)
+
+    @staticmethod
+    def entry(x, j):
+        wall = np.full((*x.shape[:-1], 1), NAN)
+        j = np.broadcast_to(j, wall.shape).astype(int)
+        return np.take_along_axis(np.concatenate([wall, x, wall], -1), j.clip(-1, x.shape[-1]) + 1, -1)
 
 
 class Case:
@@ -125,6 +132,12 @@ def attention(f, x, v, a):
     return weights * (v - mean), mean, f.row_sum(weights * (v - mean) ** 2), mean * a
 
 
+def entries(f, x, s):
+    """Where there is no such place, NaN, the only number that differs from itself."""
+    found = f.entry(x, 2), f.entry(x, s * 0 + 40) * s, f.entry(x, -1)
+    return tuple(f.where(number == number, number, 0.25) for number in found)
+
+
 CASES = [
     Case("row_sum", lambda f, x: f.row_sum(x), "a", "s", 0.5, floor=0),
     Case("row_max", lambda f, x: f.row_max(x), "a", "s", 0),
@@ -146,6 +159,7 @@ CASES = [
     Case("broadcast", lambda f, x: f.row_max(x), "a", "a", 0),
     Case("branch", lambda f, x, s: f.where(x > s, x, f.row_max(f.where(x <= s, x, 0.0))), "as", "a", 0),
     Case("label", lambda f, x, s: f.row_sum(f.where(f.place(x) == s * 0 + 2, x, 0.0)), "as", "s", 0),
+    Case("entry", entries, "as", "sss", 0.5),
     Case("dot", lambda f, x, y, *, scale: f.row_sum(x * y) * scale, "aa", "t", 2, scale=0.125),
 ]
 NAMED = {case.formula.name: case for case in CASES}
@@ -727,6 +741,9 @@ MISTAKES = [
     (lambda x, s, lr: x * row_sum(1.0), "row_sum needs what differs from element to element"),
     (lambda x, s, lr: x * row_max(2), "row_max needs what differs from element to element"),
     (lambda x, s, lr: x * place(0.5), "place needs what differs from element to element"),
+    (lambda x, s, lr: x * entry(x + 1, s), "entry needs an argument of the formula, whose elements differ, and one"),
+    (lambda x, s, lr: x * entry(x, x), "entry needs an argument of the formula, whose elements differ, and one place"),
+    (lambda x, s, lr: x * entry(s, s), "entry needs an argument of the formula, whose elements differ, and one place"),
     (lambda x, s, lr: x * row_sum(x > s), r"a comparison goes into where\(...\) or is multiplied, it has no 'row_sum'"),
     (lambda x, s, lr: x if row_sum(x) > 0 else s, r"cannot branch on values .* write where\(condition, a, b\)"),
     (lambda x, s, lr: (x, row_sum(x)), "the formula must return 1 results, got 2"),
@@ -751,6 +768,7 @@ ROW_FORMULAS = {
     "row_sum": lambda p, g: (p - g / row_sum(g),),
     "row_max": lambda p, g: (p - row_max(g),),
     "place": lambda p, g: (p - g * place(g),),
+    "entry": lambda p, g: (p - g * entry(g, 0),),
 }
 
 

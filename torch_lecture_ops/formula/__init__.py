@@ -22,6 +22,7 @@ from .loop import loop as loop
 from .loop import operand as operand
 from .math import FormulaError as FormulaError
 from .math import abs as abs
+from .math import entry as entry
 from .math import exp as exp
 from .math import expm1 as expm1
 from .math import log as log

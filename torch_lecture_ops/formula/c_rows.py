@@ -264,6 +264,12 @@ class _RowWriter(Writer):
                 reached.add(later)
         return any(self.available[later] > loop for later in reached)
 
+    def _uniform(self, node: Node) -> str:
+        if node.operation != "entry":
+            return super()._uniform(node)
+        (column,), place = self.nodes[node.operands[0]].operands, f"n{node.operands[1]}"
+        return f"{place} >= 0 && {place} < n ? {self._load(column, f'(int64_t){place}')} : NAN"
+
     def _elementwise(self, node: Node) -> str:
         return "j" if node.operation == "place" else super()._elementwise(node)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "softplus", "sqrt", "tanh", "where"]
-__all__ += ["place", "row_max", "row_sum"]
+__all__ += ["entry", "place", "row_max", "row_sum"]
 
 
 IN_PLACE = "a formula must not write in place; write m = m + g instead of m += g"
@@ -132,8 +132,16 @@ def _softplus(x: Any) -> Any:
 _ON_TENSORS = {name: getattr(torch, name) for name in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh")}
 _ON_TENSORS |= {"maximum": _maximum, "minimum": _minimum, "softplus": _softplus, "where": _where}
 
+def _entry(x: Tensor, j: Any) -> Tensor:
+    length = x.shape[-1]
+    j = j if isinstance(j, Tensor) else torch.full((*x.shape[:-1], 1), j, device=x.device)
+    rows = x.expand(*j.shape[:-1], length)  # one row may serve for many places
+    return torch.where((j >= 0) & (j < length), rows.gather(-1, j.clamp(0, length - 1).long()), math.nan)
+
+
 # A row is the last dimension; what is said once a row keeps it, with the size 1.
 _ON_TENSORS |= {
+    "entry": _entry,
     "row_sum": lambda x: x.sum(-1, keepdim=True),
     "row_max": lambda x: x.amax(-1, keepdim=True),
     "place": lambda x: torch.arange(x.shape[-1], dtype=x.dtype, device=x.device),
@@ -141,7 +149,7 @@ _ON_TENSORS |= {
 
 
 def _same_everywhere(name: str) -> Any:
-    def refuse(x: Any) -> Any:
+    def refuse(x: Any, *_: Any) -> Any:
         raise FormulaError(f"{name} needs what differs from element to element, got {x!r}")
 
     return refuse
@@ -155,7 +163,7 @@ _ON_NUMBERS |= {
     "softplus": _softplus,
     "where": lambda mask, a, b: a if mask else b,
 }
-_ON_NUMBERS |= {name: _same_everywhere(name) for name in ("row_sum", "row_max", "place")}
+_ON_NUMBERS |= {name: _same_everywhere(name) for name in ("row_sum", "row_max", "place", "entry")}
 
 
 def _call(name: str, *operands: Any) -> Any:
@@ -236,3 +244,8 @@ def row_max(x: Any) -> Any:
 def place(x: Any) -> Any:
     """0, 1, 2, ...: the place of each element of x in its row."""
     return _call("place", x)
+
+
+def entry(x: Any, j: Any) -> Any:
+    """xⱼ, the element of each row at the place j, one number a row; NaN if there is no such place. x is an argument."""
+    return _call("entry", x, j)

@@ -95,6 +95,11 @@ class Symbol(Operand):
             if uniform:
                 raise FormulaError(f"{operation} needs what differs from element to element")
             return Symbol(operation, symbols, operation in REDUCTIONS)
+        if operation == "entry":
+            x, j = symbols
+            if x.operation != "array" or not j.uniform:
+                raise FormulaError("entry needs an argument of the formula, whose elements differ, and one place a row")
+            return Symbol(operation, symbols, uniform=True)
         return Symbol(operation, symbols, uniform)
 
     def __repr__(self) -> str:

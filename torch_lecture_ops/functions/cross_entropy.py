@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import HALF, Formula, exp, log, place, row_max, row_sum, where
+from ..formula import HALF, Formula, entry, exp, log, place, row_max, row_sum, where
 from .operation import Column, Operation, RowFormula, upcast
 
 # A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
@@ -23,17 +23,27 @@ def _loss(x: Any, q: Any, sum_of_q: Any) -> tuple[Any, Any, Any]:
     return sum_of_q * s - row_sum(where(q == 0, 0.0, q * (x - m))), m, s
 
 
+def _loss_of_label(x: Any, t: Any) -> tuple[Any, Any, Any]:
+    """The same for q = onehot(t): -ln softmax(x)ₜ."""
+    m = row_max(x)
+    s = log(row_sum(exp(x - m)))
+    return s - (entry(x, t) - m), m, s
+
+
 def _slope(x: Any, q: Any, sum_of_q: Any, m: Any, s: Any) -> Any:
     """softmax(x) Σ q - q"""
     return sum_of_q * exp(x - m - s) - q
 
 
-def _formulas(of_labels: bool, weighted: bool, reduced: bool, both: bool) -> tuple[RowFormula, RowFormula]:
+def _formulas(
+    of_labels: bool, weighted: bool, smooth: bool, reduced: bool, both: bool
+) -> tuple[RowFormula, RowFormula]:
     """Value and slope. The columns: x; the label or the row q; the weights of the classes, if labels have them.
 
     Arguments:
         of_labels: whether the target is a label, else a row of probabilities.
         weighted: whether the classes have weights.
+        smooth: whether every class has a part of a label's probability.
         reduced: whether the losses of the rows are added up, so that there is one upstream gradient for all.
         both: whether the gradient of the target is wanted.
     """
@@ -41,14 +51,19 @@ def _formulas(of_labels: bool, weighted: bool, reduced: bool, both: bool) -> tup
     def distribution(x: Any, target: Any, w: Sequence[Any], classes: Any, smoothing: Any) -> tuple[Any, Any]:
         if not of_labels:
             return target, row_sum(target)
-        q = where(place(x) == target, 1 - smoothing, 0.0) + smoothing / classes
+        q = where(place(x) == target, 1 - smoothing, 0.0) + (smoothing / classes if smooth else 0.0)
         return (q * w[0], row_sum(q * w[0])) if weighted else (q, 1.0)
 
     def value(x: Any, target: Any, *w: Any, ignore: Any, classes: Any, smoothing: Any) -> Any:
-        loss, m, s = _loss(x, *distribution(x, target, w, classes, smoothing))
+        if not of_labels or smooth:
+            loss, m, s = _loss(x, *distribution(x, target, w, classes, smoothing))
+        else:
+            loss, m, s = _loss_of_label(x, target)
         if not of_labels:
             return m, s, loss, 1.0, 0.0
-        weight = row_sum(where(place(x) == target, w[0], 0.0)) if weighted else 1.0
+        weight = entry(w[0], target) if weighted else 1.0
+        if weighted and not smooth:
+            loss = where(weight == 0, 0.0, weight * loss)
         is_no_class = where(target < 0, 1.0, where(target >= classes, 1.0, 0.0))
         loss = where(is_no_class > 0, math.nan, loss)  # where nobody can say so otherwise
         return m, s, *(where(target == ignore, 0.0, result) for result in (loss, weight, is_no_class))
@@ -71,7 +86,7 @@ def _formulas(of_labels: bool, weighted: bool, reduced: bool, both: bool) -> tup
     return RowFormula(values), RowFormula(Formula(slope, columns, stores, numbers, "CrossEntropy's slope"))
 
 
-_FORMULAS = {flags: _formulas(*flags) for flags in product((False, True), repeat=4)}
+_FORMULAS = {flags: _formulas(*flags) for flags in product((False, True), repeat=5)}
 
 
 class CrossEntropy(Operation):
@@ -164,7 +179,7 @@ def _value_by_kernel(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """The loss; m and s of each row and what "mean" divides by."""
     of_labels, is_reduced = not target.is_floating_point(), reduction != "none"
-    formula, _ = _FORMULAS[of_labels, weight is not None, is_reduced, False]
+    formula, _ = _FORMULAS[of_labels, weight is not None, options[1] != 0, is_reduced, False]
     inputs = (x, target) if weight is None else (x, target, weight)
     seen, columns = formula.seen_like(inputs), None
     if seen is None:
@@ -206,7 +221,8 @@ def _slope_by_kernel(
     both: bool,
 ) -> tuple[Tensor | None, ...] | None:
     x, target, weight = inputs
-    _, formula = _FORMULAS[not target.is_floating_point(), weight is not None, reduction != "none", both]
+    flags = not target.is_floating_point(), weight is not None, options[1] != 0, reduction != "none", both
+    _, formula = _FORMULAS[flags]
     given = (x, target, statistics) if weight is None else (x, target, weight, statistics)
     if reduction == "none":
         given, upstream = (g.contiguous(), *given), []
@@ -242,7 +258,7 @@ def _columns_on_tensors(x: Tensor, target: Tensor, weight: Tensor | None) -> tup
 def _value_on_tensors(x: Tensor, target: Tensor, weight: Tensor | None, options: Sequence[Any]) -> tuple[Any, ...]:
     """m, s, the loss, the weight of the label, whether it is no class: of each row."""
     of_labels, (ignore, smoothing) = not target.is_floating_point(), options
-    formula, _ = _FORMULAS[of_labels, weight is not None, True, False]
+    formula, _ = _FORMULAS[of_labels, weight is not None, smoothing != 0, True, False]
     columns = _columns_on_tensors(x, target, weight)
     results = formula.on_tensors(*columns, numbers=(ignore, columns[0].shape[-1], smoothing))
     return tuple([r if isinstance(r, Tensor) else torch.full_like(results[2], r) for r in results])
@@ -257,7 +273,7 @@ def _slope_on_tensors(
     if reduction == "mean":
         g = g / count.sum()
     of_labels, (ignore, smoothing) = not target.is_floating_point(), options
-    _, formula = _FORMULAS[of_labels, weight is not None, False, both]
+    _, formula = _FORMULAS[of_labels, weight is not None, smoothing != 0, False, both]
     columns = (g.unsqueeze(-1), *_columns_on_tensors(x, target, weight), m, s)
     slopes = formula.on_tensors(*columns, numbers=(ignore, columns[1].shape[-1], smoothing))
     gradients = [_classes_second(slope).to(like.dtype) for slope, like in zip(slopes, inputs, strict=False)]
