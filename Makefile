@@ -18,10 +18,11 @@ help:
 mnist: .venv/.installed
 	@$(PY) benchmarks/mnist.py $(ARGS)
 
+# Two processes share the tests; threads that wait for work leave the cores to the other one.
 test: .venv/.installed
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
-	@$(PY) -m pytest $(TEST_ARGS)
+	@OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 # The stamp is written last, so an interrupted installation is taken up again by the next call.
 .venv/.installed: pyproject.toml
