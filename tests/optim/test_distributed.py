@@ -1,7 +1,7 @@
 """DTensor parameters, FSDP2, DDP: each process updates what it holds, and together they are as one alone.
 
 Every check runs in this process as the only one of its group and, this file being a script too, in two processes;
-those whose sums depend on the number of processes in four as well.
+those that depend on the number of processes run in four as well.
 """
 
 import copy
@@ -463,7 +463,10 @@ def each(size):
 
 
 def each_of(size):
-    return pytest.mark.parametrize(("what", "which"), [pytest.param(*key, id="-".join(key)) for key in each(size)])
+    """Slow are those that start processes, if only to have a checkpoint."""
+    slow = [pytest.mark.slow if size > 1 or name == "loaded_checkpoint" else () for name, _ in each(size)]
+    rows = [pytest.param(*key, marks=marks, id="-".join(key)) for key, marks in zip(each(size), slow, strict=True)]
+    return pytest.mark.parametrize(("what", "which"), rows)
 
 
 def group(rank, size, folder):
@@ -541,7 +544,6 @@ def test_alone(what, which, mesh, request):
     CHECKS[what][0](mesh, which)
 
 
-@pytest.mark.slow
 @pytest.mark.needs_compiler
 @each_of(2)
 def test_in_two_processes(what, which, two):
@@ -549,7 +551,6 @@ def test_in_two_processes(what, which, two):
         pytest.fail(error, pytrace=False)
 
 
-@pytest.mark.slow
 @pytest.mark.needs_compiler
 @each_of(4)
 def test_in_four_processes(what, which, four):
