@@ -41,6 +41,7 @@ class Nesterov(RuleOptimizer):
     the gradient inside of `with optimizer.lookahead():`. Outside of both, the parameters are p. A step without either
     raises, for it would be ordinary momentum; only the first one, whose velocity is zero, needs none. With Lightning's
     accumulate_grad_batches, the last batch alone is evaluated ahead: the closures of the others run before `step`.
+    Not for ZeroRedundancyOptimizer, whose processes would take only their own parameters ahead; take DDP or FSDP2.
 
     Source: CS231n, slide 'Nesterov Momentum update' (there θ and ε for p and η); Larson, Deep Learning, 'Momentum and
     ReLU', slide 'Nesterov Momentum' (Nesterov 1983, Sutskever et al. 2013).
