@@ -58,8 +58,8 @@ def test_the_command_of_the_docstring(cli):
         "--optimizer=torch_lecture_ops.optim.NAdam",
         "--optimizer.lr=0.01",
         "--optimizer.form=simple",
-        "--lr_scheduler=torch.optim.lr_scheduler.StepLR",
-        "--lr_scheduler.step_size=1",
+        "--lr_scheduler=torch_lecture_ops.optim.lr_scheduler.StepDecay",
+        "--lr_scheduler.every=1",
         "--model.hidden=5",
         "--model.activation=torch_lecture_ops.nn.SiLU",
         "--model.init=he_normal",
@@ -70,9 +70,9 @@ def test_the_command_of_the_docstring(cli):
     assert type(optimizer) is optim.NAdam
     assert optimizer.param_groups[0]["form"] == "simple"
     (schedule,) = used.trainer.lr_scheduler_configs
-    assert type(schedule.scheduler) is torch.optim.lr_scheduler.StepLR
+    assert type(schedule.scheduler) is optim.lr_scheduler.StepDecay
     assert schedule.interval == "epoch"
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.1**2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**2)
     assert type(used.model.network[1]) is lecture_nn.SiLU
     assert used.model.network[0].out_features == 5
     (monitor,) = (callback for callback in used.trainer.callbacks if isinstance(callback, GradientMonitor))
@@ -119,12 +119,18 @@ def test_an_activation_with_options(cli):
     assert used.model.network[1].alpha == 0.5
 
 
-def test_a_schedule_that_counts_steps(cli):
+@pytest.mark.parametrize(
+    "schedule, options",
+    [
+        ("torch.optim.lr_scheduler.StepLR", dict(step_size=1, gamma=0.5)),
+        ("torch_lecture_ops.optim.lr_scheduler.StepDecay", dict(every=1, drop=0.5)),
+    ],
+)
+def test_a_schedule_that_counts_steps(cli, schedule, options):
     used = cli(
         "--optimizer=torch_lecture_ops.optim.SGD",
-        "--lr_scheduler=torch.optim.lr_scheduler.StepLR",
-        "--lr_scheduler.step_size=1",
-        "--lr_scheduler.gamma=0.5",
+        f"--lr_scheduler={schedule}",
+        *(f"--lr_scheduler.{name}={value}" for name, value in options.items()),
         "--model.schedule_interval=step",
     )
     assert used.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**8)

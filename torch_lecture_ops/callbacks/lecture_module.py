@@ -23,7 +23,7 @@ class LectureModule(LightningModule):
 
         python train.py fit
             --optimizer torch_lecture_ops.optim.NAdam --optimizer.lr 0.01 --optimizer.form simple
-            --lr_scheduler torch.optim.lr_scheduler.StepLR --lr_scheduler.step_size 10
+            --lr_scheduler torch_lecture_ops.optim.lr_scheduler.StepDecay --lr_scheduler.every 10
             --model.activation torch_lecture_ops.nn.SiLU --model.init he_normal
             --trainer.callbacks+ torch_lecture_ops.callbacks.GradientMonitor
 
