@@ -72,6 +72,17 @@ def test_a_zero_parameter_that_moves_has_no_bound(train, kit):
     assert monitor.history[0][1]["network.4.weight"]["log10_ratio"] == math.inf
 
 
+def test_a_zero_weight_that_does_not_move_is_no_reason_to_warn(train, kit):
+    """(Warnings are errors here.)"""
+    model = kit.Classifier()
+    with torch.no_grad():
+        model.network[0].weight.zero_()
+        model.network[2].bias.fill_(-100.0)  # no gradient comes through
+    monitor = UpdateRatioMonitor(band=(-math.inf, math.inf), log_every_n_steps=1)
+    train(monitor, model)
+    assert math.isnan(monitor.history[0][1]["network.0.weight"]["log10_ratio"])
+
+
 @pytest.mark.parametrize("lr, side", [(3.0, "high"), (1e-7, "low")])
 def test_a_rate_too_high_or_too_low_is_told(train, kit, lr, side):
     model = kit.Classifier(optimizer=lambda params: torch.optim.SGD(params, lr=lr))

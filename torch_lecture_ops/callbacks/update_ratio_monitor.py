@@ -66,7 +66,7 @@ class UpdateRatioMonitor(Monitor):
         low, high = self.band
         for name, p in module.named_parameters():
             exponent = self.history[-1][1].get(name, {}).get("log10_ratio", math.nan)
-            if p.dim() < 2 or low <= exponent <= high or exponent in (math.nan, math.inf):
+            if p.dim() < 2 or low <= exponent <= high or math.isnan(exponent) or exponent == math.inf:
                 continue
             side = "high" if exponent > high else "low"
             text = f"parameter {name}: a step moves it by {100 * 10**exponent:.1g} % of its norm; "
