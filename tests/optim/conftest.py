@@ -6,6 +6,7 @@ every row with float64, float32 and one of the half types.
 """
 
 import copy
+import logging
 from collections import namedtuple
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -257,3 +258,16 @@ def table():
         flat=flat,
         distance=distance,
     )
+
+
+@pytest.fixture(name="lightning", scope="module")
+def _lightning():
+    """Lightning, without its advice in the log."""
+    lightning = pytest.importorskip("lightning.pytorch")
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    yield lightning
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

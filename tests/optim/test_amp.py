@@ -1,6 +1,5 @@
 """Scaled losses, clipped gradients, and Lightning's mixed precision around the optimizers."""
 
-import logging
 from contextlib import nullcontext
 
 import pytest
@@ -169,18 +168,6 @@ def quiet(test):
     for mark in QUIET:
         test = mark(test)
     return test
-
-
-@pytest.fixture(name="lightning", scope="module")
-def _lightning():
-    lightning = pytest.importorskip("lightning.pytorch")
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    yield lightning
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture(name="fit")

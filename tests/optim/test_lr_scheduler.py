@@ -5,7 +5,6 @@ import functools
 import inspect
 import io
 import itertools
-import logging
 import math
 import pickle
 from types import SimpleNamespace
@@ -616,18 +615,6 @@ def test_not_an_optimizer(cls, kwargs):
 
 
 # ----------------------------------------------------------------------------------------------------------- Lightning
-
-
-@pytest.fixture(name="lightning", scope="module")
-def _lightning():
-    lightning = pytest.importorskip("lightning.pytorch")
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    yield lightning
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def fit(lightning, folder, epochs, interval, make, resume=None):

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .monitor import Monitor, learning_rate, local, norm, sample
+from .monitor import Monitor, held_by, learning_rate, local, norm, sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ class GradientMonitor(Monitor):
             self._measure_weights(module, optimizer, 1.0)
 
     def _measure_weights(self, module: LightningModule, optimizer: Optimizer, scale: float) -> None:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = held_by(optimizer)
         rows = {}
         for name, _, weights in layers(module):
             grads = [local(w.grad) for w in weights if id(w) in held and w.grad is not None]

@@ -249,8 +249,13 @@ def learning_rate(trainer: Trainer) -> float:
 
 def named_parameters(module: nn.Module, optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     """The parameters of the module that the optimizer updates, in the module's order."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = held_by(optimizer)
     return [(name, p) for name, p in module.named_parameters() if id(p) in held]
+
+
+def held_by(optimizer: Optimizer) -> set[int]:
+    """The identities of the parameters that the optimizer updates."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def local(tensor: Tensor) -> Tensor:
