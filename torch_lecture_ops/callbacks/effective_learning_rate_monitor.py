@@ -28,8 +28,8 @@ class EffectiveLearningRateMonitor(Monitor):
 
     Answers "What happens to the step size over long time?": Adagrad's only shrinks. Warns once if the median over η of
     a parameter falls below `least` times that of its first measurement, and if it is zero, since rounding undoes the
-    steps. Of parameters with more than 4096 elements a
-    random sample of 4096 is looked at, the same at every step; the random generators of the training are not used.
+    steps. Of parameters with more than 4096 elements a random sample of 4096 is looked at, the same at every step; the
+    random generators of the training are not used.
 
     Source: CS231n, slides 'AdaGrad update' ("element-wise scaling of the gradient") and 'RMSProp update'; Larson,
     Machine Learning in Python, slide 'Common Adaptive Strategies'.

@@ -269,13 +269,10 @@ class _Evaluator:
             if not has_memory(x) or (g is not None and not has_memory(g)):
                 return self.backward_on_tensors(x, numbers, g)
             x, g = lying_as(y, x), g if g is None else lying_as(y, g)
-        elements = y.numel()
-        own = self._chosen(numbers) if numbers else ()
+        elements, columns = y.numel(), (x, y) if g is None else (g, x, y)
         try:
-            if g is None:
-                run_one(pack(elements, threads_for(elements), x.data_ptr(), y.data_ptr(), *own))
-            else:
-                run_one(pack(elements, threads_for(elements), g.data_ptr(), x.data_ptr(), y.data_ptr(), *own))
+            addresses = map(Tensor.data_ptr, columns)
+            run_one(pack(elements, threads_for(elements), *addresses, *self._chosen(numbers)))
         except RuntimeError:  # no memory of its own, as above
             return self.backward_on_tensors(x, numbers, g)
         return y

@@ -62,8 +62,8 @@ class Max(Pointwise):
 class MatMul(Operation):
     """a b for matrices, vectors and batches of them, as `torch.matmul`.
 
-    dL/da = dL/dy bᵀ and dL/db = aᵀ dL/dy: the shapes leave no other choice. Saves b for the
-    one and a for the other.
+    dL/da = dL/dy bᵀ and dL/db = aᵀ dL/dy: the shapes leave no other choice. Saves b for the one and a for
+    the other.
     """
 
     tensors = 2

@@ -171,7 +171,7 @@ def _recalled(saved: Sequence[Any], spared: Collection[tuple[int, torch.Size, to
 
 
 def _stand_in(shape: torch.Size, dtype: torch.dtype, g: Tensor) -> Tensor:
-    """A tensor of this shape and dtype: the memory of g where it fits."""
+    """A tensor of this shape and dtype: g itself where it fits."""
     if g.shape != shape:
         return g.new_empty(shape, dtype=dtype)
     return g if g.dtype is dtype and g.is_contiguous() else torch.empty_like(g, dtype=dtype)
