@@ -1,16 +1,37 @@
-"""Compiled kernels of these tests go to a folder of their own; the tests that need a compiler are skipped without."""
+"""Where tests compute, and what that needs: compilers, a device, or Triton's interpreter in its place.
 
+A test that takes `device` runs on the CPU; on the CPU with Triton's interpreter in place of the C engine; and, marked
+gpu, on CUDA. Compiled kernels go to a folder of their own.
+"""
+
+import gc
+import importlib.util
 import os
 import platform
 import shlex
 import shutil
 import sys
+import weakref
+from contextlib import contextmanager
 
 import pytest
+import torch
+
+# Triton asks this when it is imported. Where there is a device, that runs the kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from torch_lecture_ops.formula import COMPILED
+from torch_lecture_ops.formula.compiled import TRITON
+from torch_lecture_ops.functions.elementwise import _Evaluator
+from torch_lecture_ops.functions.operation import RowFormula
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "needs_compiler: needs Linux on x86-64 and a C compiler")
+    config.addinivalue_line("markers", "needs_interpreter: needs Triton's interpreter")
+    # NumPy warns where IEEE 754 has an infinity or NaN, which is what the kernels mean.
+    config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
 
 
 def missing_compiler():
@@ -20,9 +41,23 @@ def missing_compiler():
     return "" if shutil.which(command) else f"no C compiler: {command!r} not found"
 
 
+def missing_interpreter():
+    if importlib.util.find_spec("triton") is None:
+        return "there is no Triton"
+    return "" if os.environ.get("TRITON_INTERPRET") == "1" else "Triton compiles for the device here"
+
+
+def missing_device():
+    return "" if torch.cuda.is_available() else "there is no CUDA"
+
+
+MISSING = {"needs_compiler": missing_compiler, "needs_interpreter": missing_interpreter, "gpu": missing_device}
+
+
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("needs_compiler") and (reason := missing_compiler()):
-        pytest.skip(reason)
+    for mark, missing in MISSING.items():
+        if item.get_closest_marker(mark) and (reason := missing()):
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +66,80 @@ def empty_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+# ------------------------------------------------------------------------------------------------ where tests compute
+
+PLACES = [
+    "cpu",
+    pytest.param("interpreter", marks=pytest.mark.needs_interpreter),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=PLACES)
+def device(request):
+    """The device of the tensors of a test, by the engine of each place in turn."""
+    with computing(request.param) as device:
+        yield device
+
+
+@contextmanager
+def computing(place):
+    """Compute at a place: "cpu", "interpreter" or "cuda". What it is called as a device."""
+    if place != "interpreter":
+        yield place
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        interpret(patch)
+        yield "cpu"
+    forget_kernels()
+
+
+def interpret(patch):
+    """The Triton engine for CPU tensors, until the patch is undone (then call `forget_kernels`)."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    patch.setitem(COMPILED, "cpu", TRITON)
+    patch.setattr(InterpreterBuilder, "create_fp_trunc", _rounded)
+    forget_kernels()
+
+
+def _rounded(builder, source, dtype):
+    """float32 as bfloat16: to the nearest, as devices do and the interpreter does not, which cuts off."""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    if (source.dtype.scalar, dtype.scalar) != (tl.float32, tl.bfloat16):
+        return builder.cast_impl(source, dtype)
+    rounded = torch.from_numpy(source.data.copy()).bfloat16().view(torch.uint16)
+    return TensorHandle(rounded.numpy(), tl.bfloat16)
+
+
+_HOLDERS = weakref.WeakSet()  # of kernels
+
+
+def _hold(cls):
+    """Know all instances of a class, those that are to come, too."""
+    create = cls.__init__
+
+    def __init__(self, *args, **kwargs):
+        create(self, *args, **kwargs)
+        _HOLDERS.add(self)
+
+    cls.__init__ = __init__
+    _HOLDERS.update(thing for thing in gc.get_objects() if type(thing) is cls)
+
+
+_hold(_Evaluator)
+_hold(RowFormula)
+
+
+def forget_kernels():
+    """Functions ask for their kernels anew."""
+    for holder in list(_HOLDERS):
+        holder._kernels.clear()
+        if isinstance(holder, _Evaluator):
+            holder._fast.clear()
+        else:
+            holder._seen = None

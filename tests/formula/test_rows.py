@@ -199,7 +199,7 @@ def launch(formula, shape, columns, numbers=(), interleaved=range(0)):
     if interleaved:
         dtypes[interleaved[0] : interleaved[0] + 1] = [dtypes[interleaved[0]]] * len(interleaved)
     kernel = row_kernel(formula, tuple(dtypes), interleaved)
-    call = kernel.prepare(shape, [(stride, 0) for _, stride in columns])
+    call = kernel.prepare(shape, [(stride, 0) for _, stride in columns], columns[0][0].device)
     return call([tensor.data_ptr() for tensor, _ in columns], numbers)
 
 

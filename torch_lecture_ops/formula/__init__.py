@@ -5,9 +5,6 @@ functions of this module. `CLaunch`, `foreach` and `loop` execute it; none of th
 """
 
 from .alike import Alike as Alike
-from .c_compiler import EngineUnavailable as EngineUnavailable
-from .c_compiler import note_fallback as note_fallback
-from .c_engine import PLAIN as PLAIN
 from .c_engine import CLaunch as CLaunch
 from .c_engine import kernel as kernel
 from .c_engine import threads_for as threads_for
@@ -15,8 +12,12 @@ from .c_rows import ROW_MEMORY as ROW_MEMORY
 from .c_rows import RowKernel as RowKernel
 from .c_rows import row_kernel as row_kernel
 from .c_source import MEMORY as MEMORY
+from .compiled import COMPILED as COMPILED
+from .engine import EngineUnavailable as EngineUnavailable
+from .engine import note_fallback as note_fallback
 from .foreach import TensorList as TensorList
 from .foreach import foreach as foreach
+from .launch import PLAIN as PLAIN
 from .loop import HALF as HALF
 from .loop import loop as loop
 from .loop import operand as operand

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 import shlex
@@ -19,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .engine import EngineUnavailable
+
 # No -ffast-math: NaN, infinities and signed zeros stay. Without errno and traps loops vectorize, where there are wide
 # vectors in wide ones: exp takes half the time. Without contraction (a * b + c in one rounding) every compiler and
 # CPU gives the bits that torch's separate operations give.
@@ -27,16 +28,6 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"),
 )
 TIMEOUT_SECONDS = 120
-
-
-class EngineUnavailable(RuntimeError):
-    """An engine cannot run here; the text says what is missing."""
-
-
-@cache
-def note_fallback(reason: str, instead: str) -> None:
-    """Say in the log of "torch_lecture_ops", once a process, what runs instead of compiled kernels, and why."""
-    logging.getLogger("torch_lecture_ops").warning("no compiled kernels: %s; %s instead", reason, instead)
 
 
 def load(source: str) -> ctypes.CDLL:

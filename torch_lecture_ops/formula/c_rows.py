@@ -17,9 +17,11 @@ from struct import Struct
 import torch
 
 from .c_compiler import load
-from .c_engine import GRAIN, built_once, threads_for
-from .c_source import MEMORY, Writer, prelude
-from .trace import LEAVES, REDUCTIONS, Formula, Node, trace
+from .c_engine import GRAIN, threads_for
+from .c_source import MEMORY, CWriter, prelude
+from .engine import built_once
+from .trace import LEAVES, Formula, Node, trace
+from .writer import Loops
 
 # A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
 ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
@@ -92,13 +94,16 @@ class RowKernel:
         self._pack_call = Struct(f"{1 + columns}q{len(formula.hypers)}d").pack
         self._zeros = (0.0,) * writer.totals
 
-    def prepare(self, shape: tuple[int, int, int], steps: Iterable[tuple[int, int]]) -> Callable[..., array[float]]:
+    def prepare(
+        self, shape: tuple[int, int, int], steps: Iterable[tuple[int, int]], device: torch.device
+    ) -> Callable[..., array[float]]:
         """What runs over rows of this shape: called with addresses and hypers, it returns the totals.
 
         Arguments:
             shape: the number of rows, the length of all but the last, the length of the last.
             steps: for each column in memory the distance of its rows in elements, and of its first row from its
                 address in bytes.
+            device: where the columns lie: the CPU.
         """
         return partial(self._call, self._pack_shape(*shape, *chain.from_iterable(steps)), shape[0] * shape[1])
 
@@ -116,7 +121,7 @@ def row_kernel(formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: r
     return built_once(RowKernel, formula, dtypes, interleaved)
 
 
-class _RowWriter(Writer):
+class _RowWriter(CWriter):
     memory = ROW_MEMORY
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range) -> None:
@@ -124,16 +129,8 @@ class _RowWriter(Writer):
         self.interleaved = interleaved
         self.totals = sum(kind == "total" for kind in formula.outputs)
         self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
-        self.available = self._availability()  # of each line: the first loop in which it can be computed
-        self.last = max(self.available, default=0)  # of the loops
+        self.loops = Loops(self.program)
         self.kept: dict[int, str] = {}  # where lines are that one loop stores and a later one loads
-
-    def _availability(self) -> list[int]:
-        loops: list[int] = []
-        for node in self.nodes:
-            earlier = [loops[k] for k in node.operands] if node.operation not in LEAVES else []
-            loops.append(max(earlier, default=0) + (node.operation in REDUCTIONS))
-        return loops
 
     def source(self) -> str:
         row = self._row()
@@ -151,12 +148,11 @@ class _RowWriter(Writer):
                 f"i * column[{2 * place}];"
             )
             if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
-                lines.append(f"const double s{column} = {self._load(column, '0')};")
+                lines.append(f"const double s{column} = {self.load(column, '0')};")
         lines.append("const int64_t whole = n < LANES ? 0 : n;")
-        for loop in range(self.last + 1):
-            for number, node in enumerate(self.nodes):
-                if node.uniform and self.available[number] == loop and node.operation not in REDUCTIONS:
-                    lines.append(f"const double n{number} = {self._uniform(node)};")
+        for loop in range(self.loops.last + 1):
+            for number in self.loops.uniforms(loop):
+                lines.append(f"const double n{number} = {self.uniform(self.nodes[number])};")
             lines += self._loop(loop)
         total = 0
         for column, result in zip(self.formula.stores, self.program.results, strict=True):
@@ -173,16 +169,7 @@ class _RowWriter(Writer):
 
     def _loop(self, loop: int) -> list[str]:
         """The loop in which reductions and results are computed that cannot come earlier."""
-        reductions = [
-            number
-            for number, node in enumerate(self.nodes)
-            if node.operation in REDUCTIONS and self.available[number] == loop + 1
-        ]
-        stored = [
-            (column, result)
-            for column, result in zip(self.formula.stores, self.program.results, strict=True)
-            if self.formula.kind(column) == "array" and self._stored_in(column, result) == loop
-        ]
+        reductions, stored = self.loops.reductions(loop), self.loops.stored(loop)
         roots = [self.nodes[number].operands[0] for number in reductions] + [result for _, result in stored]
         if not roots:
             return []
@@ -190,7 +177,7 @@ class _RowWriter(Writer):
         body = [*self._lines(roots, loop)]
         before, clauses, after = [], "", []
         for number in reductions:
-            x = self._operand(self.nodes[number].operands[0])
+            x = self.operand(self.nodes[number].operands[0])
             if self.nodes[number].operation == "row_sum":
                 before.append(f"double r{number} = 0;")
                 clauses += f" reduction(+:r{number})"
@@ -202,7 +189,7 @@ class _RowWriter(Writer):
                 body.append(f"r{number} = {x} > r{number} ? {x} : r{number}; bad{number} |= {x} != {x};")
                 after.append(f"const double n{number} = bad{number} ? NAN : r{number};")
         for column, result in stored:
-            body += self._store(column, self._operand(result))
+            body += self._store(column, self.operand(result))
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
         # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         simd = f"#pragma omp simd{clauses}"
@@ -210,10 +197,6 @@ class _RowWriter(Writer):
         lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *_indented(body), "}"]
         lines += ["if (whole < n)", simd, "for (int64_t j = 0; j < LANES; j++) {", *_indented(short), "}"]
         return [*uniforms, *before, *lines, *after]
-
-    def _stored_in(self, column: int, result: int) -> int:
-        """The loop that stores a result: at once, or last if it overwrites what loops between may still read."""
-        return self.last if column < len(self.formula.columns) else self.available[result]
 
     def _lines(self, roots: Sequence[int], loop: int) -> list[str]:
         """What this loop computes for the roots, in the order of the program."""
@@ -230,7 +213,7 @@ class _RowWriter(Writer):
         lines = []
         for number in sorted(needed):
             node, kept = self.nodes[number], self._is_kept(number, loop)
-            value = self.kept[number] if kept else self._elementwise(node)
+            value = self.kept[number] if kept else self.elementwise(node)
             lines.append(f"const {self._c_type(node)} n{number} = {value};")
             if not kept and self._is_needed_later(number, loop):
                 self.kept[number] = self._place_to_keep(loop)
@@ -243,7 +226,7 @@ class _RowWriter(Writer):
             place = self._at(column, "j")
             is_free = column >= len(self.formula.columns) and place not in self.kept.values()
             is_fit = self.formula.kind(column) == "array" and self.memory[self.dtypes[column]][0] == self.real
-            if is_free and is_fit and loop < self._stored_in(column, result) == self.last:
+            if is_free and is_fit and loop < self.loops.stored_in(column, result) == self.loops.last:
                 return place
         return f"kept[{self._count_kept()} * length + j]"
 
@@ -251,7 +234,7 @@ class _RowWriter(Writer):
         return sum(place.startswith("kept") for place in self.kept.values())
 
     def _is_kept(self, number: int, loop: int) -> bool:
-        return number in self.kept and self.available[number] < loop
+        return number in self.kept and self.loops.available[number] < loop
 
     def _is_needed_later(self, number: int, loop: int) -> bool:
         """A costly value of this loop on which a value that comes later depends, other than through a reduction."""
@@ -262,16 +245,16 @@ class _RowWriter(Writer):
             node = self.nodes[later]
             if node.operation not in LEAVES and not node.uniform and reached.intersection(node.operands):
                 reached.add(later)
-        return any(self.available[later] > loop for later in reached)
+        return any(self.loops.available[later] > loop for later in reached)
 
-    def _uniform(self, node: Node) -> str:
+    def uniform(self, node: Node) -> str:
         if node.operation != "entry":
-            return super()._uniform(node)
+            return super().uniform(node)
         (column,), place = self.nodes[node.operands[0]].operands, f"n{node.operands[1]}"
-        return f"{place} >= 0 && {place} < n ? {self._load(column, f'(int64_t){place}')} : NAN"
+        return f"{place} >= 0 && {place} < n ? {self.load(column, f'(int64_t){place}')} : NAN"
 
-    def _elementwise(self, node: Node) -> str:
-        return "j" if node.operation == "place" else super()._elementwise(node)
+    def elementwise(self, node: Node) -> str:
+        return "j" if node.operation == "place" else super().elementwise(node)
 
     def _at(self, column: int, index: str) -> str:
         if column not in self.interleaved:

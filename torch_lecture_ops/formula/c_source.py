@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import torch
 
-from .math import FormulaError
-from .trace import COMPARISONS, Node, Program
+from .trace import Node, Program
+from .writer import TEMPLATES, VOCABULARY, Writer, is_comparison
 
 # How a dtype lies in memory: C type, load and store. Half types are computed with in float.
 MEMORY = {
@@ -18,17 +18,15 @@ MEMORY = {
     torch.bfloat16: ("uint16_t", "load_bfloat16({})", "store_bfloat16({})"),
 }
 
-_OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_OPERATORS |= {"eq": "==", "ne": "!="}
-_TEMPLATES = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERATORS.items()} | {
+_TEMPLATES = TEMPLATES | {
     "neg": "-{0}",
     "where": "{0} ? {1} : {2}",
     "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
 }
-_DOUBLE = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "softplus", "sqrt", "tanh")}
+_DOUBLE = {name: f"{name}({{0}})" for name in (*VOCABULARY, "sqrt")}
 _DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
-_FLOAT = {name: f"{name}_float({{0}})" for name in ("exp", "expm1", "log", "log1p", "softplus", "tanh")}
+_FLOAT = {name: f"{name}_float({{0}})" for name in VOCABULARY}
 _FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
 
 # Tensors that do not fit into the caches are fetched ahead: the processor's own prefetching stops at the end of each
@@ -85,20 +83,18 @@ def prelude() -> str:
 
 def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:
     """The C text of a program for columns of these dtypes. Computes in double if a column is double, else in float."""
-    return Writer(program, dtypes).source()
+    return CWriter(program, dtypes).source()
 
 
-class Writer:
-    """Writes the text line by line; `memory` tells which dtypes its columns may have."""
+class CWriter(Writer):
+    """Writes C; `memory` tells which dtypes its columns may have."""
 
+    engine, double, single = "C", _DOUBLE, _FLOAT
     memory = MEMORY
 
     def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:
-        self.program, self.dtypes = program, dtypes
-        self.formula, self.nodes = program.formula, program.nodes
-        arrays = [dtype for column, dtype in enumerate(dtypes) if self.formula.kind(column) == "array"]
-        self.real = "double" if torch.float64 in arrays else "float"
-        self.table: list[str] = []  # what `uniforms` hands to `elements`, as expressions of the former
+        super().__init__(program, dtypes)
+        self.real = "double" if self.is_double else "float"
 
     def source(self) -> str:
         elements, uniforms = self._elements(), self._uniforms()  # both add to the table
@@ -113,17 +109,15 @@ class Writer:
         with the same scalars as the item before (most often all: the step t) copy its row.
         """
         loads, stores, same = [], [], ["i"]
-        for column, kind in enumerate(self.formula.columns):
-            if kind == "scalar":
-                loads.append(f"const double s{column} = {self._scalar(column)};")
-                same.append(f"(u - ROW)[{self._place(f's{column}')}] == s{column}")
-        for column, result in zip(self.formula.stores, self.program.results, strict=True):
-            if self.formula.kind(column) == "scalar":
-                stores.append(f"{self._scalar(column)} = u[{self._place(f'n{result}')}];")
+        for column in self.scalars():
+            loads.append(f"const double s{column} = {self._scalar(column)};")
+            same.append(f"(u - ROW)[{self._place(f's{column}')}] == s{column}")
+        for column, result in self.stored("scalar"):
+            stores.append(f"{self._scalar(column)} = u[{self._place(f'n{result}')}];")
         lines = [f"if ({' && '.join(same)}) memcpy(u, u - ROW, ROW * sizeof(double));", "else {"]
         for number, node in enumerate(self.nodes):
             if node.uniform:
-                lines.append(f"    const double n{number} = {self._uniform(node)};")
+                lines.append(f"    const double n{number} = {self.uniform(node)};")
         lines += [f"    u[{place}] = {expression};" for place, expression in enumerate(self.table)]
         head = "static void uniforms(void *const *column, int64_t count, const double *hyper, double *u, int64_t i) {"
         return _function(head, [*loads, *lines, "}", *stores])
@@ -131,32 +125,26 @@ class Writer:
     def _scalar(self, column: int) -> str:
         return f"*({self.memory[self.dtypes[column]][0]} *)column[{column} * count]"
 
-    def _arrays(self) -> list[int]:
-        """The array columns that the loop touches."""
-        read = {node.operands[0] for node in self.nodes if node.operation == "array"}
-        return [column for column in sorted(read | self.formula.written) if self.formula.kind(column) == "array"]
-
     def _bytes(self) -> int:
-        return sum(self.dtypes[column].itemsize for column in self._arrays())
+        return sum(self.dtypes[column].itemsize for column in self.arrays())
 
     def _elements(self) -> str:
         loads, lines, stores = [], [], []
         for number, node in enumerate(self.nodes):
             if not node.uniform:
-                lines.append(f"const {self._c_type(node)} n{number} = {self._elementwise(node)};")
-        for column in self._arrays():
+                lines.append(f"const {self._c_type(node)} n{number} = {self.elementwise(node)};")
+        for column in self.arrays():
             c_type = self.memory[self.dtypes[column]][0]
             loads.append(f"{c_type} *restrict c{column} = ({c_type} *)column[{column} * count];")
-        for column, result in zip(self.formula.stores, self.program.results, strict=True):
-            if self.formula.kind(column) == "array":
-                stores += self._store(column, self._operand(result))
+        for column, result in self.stored("array"):
+            stores += self._store(column, self.operand(result))
         loads += [f"const {self.real} u{place} = ({self.real})u[{place}];" for place in range(len(self.table))]
         head = "static void {}(void *const *column, int64_t count, const double *u, int64_t from, int64_t to) {{"
         body = ["    " + line for line in lines + stores]
         near = ["for (int64_t j = from; j < to; j++) {", *body, "}"]
         far = [
             "for (int64_t k = from; k < to; k += BLOCK) {",
-            *(f"    fetch_ahead(c{column} + k, {int(column in self.formula.written)});" for column in self._arrays()),
+            *(f"    fetch_ahead(c{column} + k, {int(column in self.formula.written)});" for column in self.arrays()),
             "    const int64_t end = k + BLOCK < to ? k + BLOCK : to;",
             "    for (int64_t j = k; j < end; j++) {",
             *("    " + line for line in body),
@@ -165,32 +153,16 @@ class Writer:
         ]
         return _function(head.format("near"), loads + near) + "\n" + _function(head.format("far"), loads + far)
 
-    def _uniform(self, node: Node) -> str:
-        kind, operands = node.operation, node.operands
-        if kind == "scalar":
-            return f"s{operands[0]}"
-        if kind == "hyper":
-            return f"hyper[{operands[0]}]"
-        if kind == "number":
-            return _literal(operands[0])
-        return self._template(_DOUBLE, kind).format(*(f"n{operand}" for operand in operands))
+    def hyper(self, number: int) -> str:
+        return f"hyper[{number}]"
 
-    def _elementwise(self, node: Node) -> str:
-        kind, operands = node.operation, node.operands
-        if kind == "array":
-            column, remainder = operands[0], self.formula.remainder
-            return self._load(0) + " + " + self._load(remainder) if remainder and column == 0 else self._load(column)
-        if kind == "div" and self.nodes[operands[1]].uniform:  # one division an item, not one an element
-            return f"{self._operand(operands[0])} * u{self._place(f'1.0 / n{operands[1]}')}"
-        if kind == "pow" and self.nodes[operands[1]] == Node("number", ((2.0).hex(),), True):
-            kind, operands = "mul", (operands[0], operands[0])
-        templates = _DOUBLE if self.real == "double" else _FLOAT
-        return self._template(templates, kind).format(*map(self._operand, operands))
+    def literal(self, number: str) -> str:
+        return {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}.get(number, number)
 
     def _at(self, column: int, index: str) -> str:
         return f"c{column}[{index}]"
 
-    def _load(self, column: int, index: str = "j") -> str:
+    def load(self, column: int, index: str = "j") -> str:
         return self.memory[self.dtypes[column]][1].format(self._at(column, index))
 
     def _store(self, column: int, value: str, index: str = "j") -> list[str]:
@@ -198,28 +170,11 @@ class Writer:
         remainder = self.formula.remainder
         if column or remainder is None:
             return [store(value)]
-        left = f"const {self.real} left = {value} - {self._load(0)};"  # infinite or NaN with the value: nothing is left
+        left = f"const {self.real} left = {value} - {self.load(0)};"  # infinite or NaN with the value: nothing is left
         return [store(value), left, *self._store(remainder, "(left - left == 0 ? left : 0)")]
 
-    def _template(self, templates: dict[str, str], operation: str) -> str:
-        if operation not in templates:
-            raise FormulaError(f"{self.formula.name}: the C engine does not know {operation!r}")
-        return templates[operation]
-
-    def _operand(self, number: int) -> str:
-        return f"u{self._place(f'n{number}')}" if self.nodes[number].uniform else f"n{number}"
-
-    def _place(self, expression: str) -> int:
-        if expression not in self.table:
-            self.table.append(expression)
-        return self.table.index(expression)
-
     def _c_type(self, node: Node) -> str:
-        return "int" if node.operation in COMPARISONS else self.real
-
-
-def _literal(number: str) -> str:
-    return {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}.get(number, number)
+        return "int" if is_comparison(node) else self.real
 
 
 def _function(head: str, lines: list[str]) -> str:

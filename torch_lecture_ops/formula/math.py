@@ -8,6 +8,7 @@ tensors (`TensorList`) or the symbols of a trace; what an operation means for th
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -174,6 +175,15 @@ def _call(name: str, *operands: Any) -> Any:
         if isinstance(operand, Tensor):
             return _ON_TENSORS[name](*operands)
     return _ON_NUMBERS[name](*operands)
+
+
+_NAMES = ("add", "sub", "mul", "pow", "neg", "lt", "le", "gt", "ge", "eq", "ne")
+_OPERATORS = {name: getattr(operator, name) for name in _NAMES} | {"div": operator.truediv}
+
+
+def on_numbers(operation: str, *operands: float) -> float:
+    """The result of an operation, named as in `Operand.apply`, on numbers."""
+    return (_OPERATORS.get(operation) or _ON_NUMBERS[operation])(*operands)
 
 
 def abs(x: Any) -> Any:

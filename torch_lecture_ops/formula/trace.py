@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from .math import FormulaError, Operand
+from .math import FormulaError, Operand, on_numbers
 
 Kind = str  # "array", "scalar" or "total"
 
@@ -153,6 +153,30 @@ class Program:
             else:
                 of_line.append(frozenset().union(*(of_line[line] for line in node.operands)))
         return tuple(of_line[line] for line in self.results)
+
+    def scalars(self, given: Mapping[int, float], hypers: Sequence[Any]) -> dict[int, float]:
+        """The results that go to scalar columns, by column, from the scalars that are given, by column."""
+        values: dict[int, float] = {}
+        leaves: dict[str, Callable[[Any], float]] = {
+            "scalar": given.__getitem__,
+            "hyper": lambda number: float(hypers[number]),
+            "number": float.fromhex,
+        }
+        pairs = zip(self.formula.stores, self.results, strict=True)
+        results = {column: line for column, line in pairs if self.formula.kind(column) == "scalar"}
+        stack = list(results.values())
+        while stack:
+            node = self.nodes[stack[-1]]
+            pending = [] if node.operation in LEAVES else [line for line in node.operands if line not in values]
+            if pending:
+                stack.extend(pending)
+                continue
+            line = stack.pop()
+            if node.operation in LEAVES:
+                values[line] = leaves[node.operation](node.operands[0])
+            else:
+                values[line] = on_numbers(node.operation, *(values[operand] for operand in node.operands))
+        return {column: values[line] for column, line in results.items()}
 
 
 def trace(formula: Formula) -> Program:

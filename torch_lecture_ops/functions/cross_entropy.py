@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..formula import HALF, Formula, entry, exp, log, place, row_max, row_sum, where
-from .operation import Column, Operation, RowFormula, upcast
+from .operation import Column, Number, Operation, RowFormula, as_number, upcast
 
 # A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
 
@@ -69,7 +69,7 @@ def _formulas(
         return m, s, *(where(target == ignore, 0.0, result) for result in (loss, weight, is_no_class))
 
     def slope(*columns: Any, ignore: Any, classes: Any, smoothing: Any, **upstream: Any) -> Any:
-        g, x, target, *w, m, s = (upstream["g"], *columns) if reduced else columns
+        g, x, target, *w, m, s = (upstream["g"] / upstream["divisor"], *columns) if reduced else columns
         dx = g * _slope(x, *distribution(x, target, w, classes, smoothing), m, s)
         if of_labels:
             return where(target == ignore, 0.0, dx)
@@ -82,7 +82,7 @@ def _formulas(
     values = Formula(value, columns, stores, numbers, "CrossEntropy", outputs=outputs)
     columns = ("scalar",) * (not reduced) + columns + ("scalar", "scalar")
     stores = tuple(range(len(columns), len(columns) + 1 + both))
-    numbers += ("g",) * reduced
+    numbers += ("g", "divisor") * reduced
     return RowFormula(values), RowFormula(Formula(slope, columns, stores, numbers, "CrossEntropy's slope"))
 
 
@@ -113,7 +113,7 @@ class CrossEntropy(Operation):
     @staticmethod
     def evaluate(inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
         x, target, weight, reduction, *options = inputs
-        done = _value_by_kernel(x, target, weight, reduction, options) if by_kernel and x.is_cpu else None
+        done = _value_by_kernel(x, target, weight, reduction, options) if by_kernel else None
         if done is not None:
             return done
         _, _, loss, count, is_no_class = _value_on_tensors(x, target, weight, options)
@@ -191,8 +191,9 @@ def _value_by_kernel(
     else:
         shape = seen.shape
     count, classes, _ = shape
-    statistics = torch.empty(count, 2, dtype=x.dtype if x.dtype is torch.float64 else torch.float32)
-    rows = None if is_reduced else torch.empty(_classes_last(x).shape[:-1], dtype=x.dtype)
+    wide = x.dtype if x.dtype is torch.float64 else torch.float32
+    statistics = torch.empty(count, 2, dtype=wide, device=x.device)
+    rows = None if is_reduced else torch.empty(_classes_last(x).shape[:-1], dtype=x.dtype, device=x.device)
     numbers = (options[0], classes, options[1])
     if seen is not None:
         outputs = (statistics, statistics) if rows is None else (statistics, statistics, rows)
@@ -204,6 +205,9 @@ def _value_by_kernel(
     if totals is None:
         return None
     *sums, sum_of_weights, no_classes = totals
+    if isinstance(no_classes, Tensor):  # nobody waits for a device to say: the loss is NaN
+        divisor = sum_of_weights if reduction == "mean" else torch.ones_like(sum_of_weights)
+        return (sums[0] / divisor).to(x.dtype) if rows is None else rows, (statistics, divisor)
     if no_classes:
         raise out_of_bounds(x, target, options[0])
     divisor = sum_of_weights if reduction == "mean" else 1.0
@@ -225,9 +229,9 @@ def _slope_by_kernel(
     _, formula = _FORMULAS[flags]
     given = (x, target, statistics) if weight is None else (x, target, weight, statistics)
     if reduction == "none":
-        given, upstream = (g.contiguous(), *given), []
+        given, upstream = (g.contiguous(), *given), list[Number]()
     else:
-        upstream = [_quotient(g.item(), divisor.item())]
+        upstream = [as_number(g), as_number(divisor)]
     seen = formula.seen_like(given)
     if seen is not None:
         results = [torch.empty_like(x), torch.empty_like(target)][: 1 + both]

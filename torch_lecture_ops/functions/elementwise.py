@@ -12,7 +12,7 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
-from ..formula import MEMORY, PLAIN, EngineUnavailable, Formula, kernel, note_fallback, operand, threads_for
+from ..formula import COMPILED, MEMORY, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
 from .operation import (
     STRIDED,
     apply_of,
@@ -191,7 +191,8 @@ class _Evaluator:
 
     def __init__(self, formula: Formula, integers: str = "refuse", numbers: Sequence[int] | None = None) -> None:
         self._formula, self._integers, self._places = formula, integers, numbers
-        self._kernels: dict[torch.dtype, tuple[Any, Any]] = {}  # the function that runs one and that which packs
+        self._kernels: dict[tuple[str, torch.dtype], Any] = {}  # by the type of the device; None: there is none
+        self._fast: dict[torch.dtype, tuple[Any, Any]] = {}  # the C function of a kernel, and what packs its arguments
 
     def _chosen(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
         return numbers if self._places is None else tuple([numbers[place] for place in self._places])
@@ -206,7 +207,7 @@ class _Evaluator:
 
     def run(self, x: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
         """As `by_kernel`, in few steps where x is contiguous: for small tensors they cost more than the kernel."""
-        run_one, pack = self._kernels.get(x.dtype, _NO_KERNEL)
+        run_one, pack = self._fast.get(x.dtype, _NO_KERNEL)
         try:
             if (
                 run_one is not None
@@ -226,7 +227,7 @@ class _Evaluator:
 
     def run_pair(self, g: Tensor, x: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
         """The same for a gradient and what was saved."""
-        run_one, pack = self._kernels.get(x.dtype, _NO_KERNEL)
+        run_one, pack = self._fast.get(x.dtype, _NO_KERNEL)
         try:
             if (
                 run_one is not None
@@ -252,11 +253,13 @@ class _Evaluator:
 
         It lies in memory as x does (in backward: as what was saved), like a built-in function's.
         """
-        run_one, pack = self._kernels.get(x.dtype) or self._build(x.dtype)
+        what = x.device.type, x.dtype
+        if what not in self._kernels:
+            self._kernels[what] = self._build(*what)
+        kernel = self._kernels[what]
         if (
-            run_one is None
+            kernel is None
             or type(x) not in PLAIN
-            or not x.is_cpu
             or x.layout is not STRIDED
             or x.is_neg()
             or (g is not None and type(g) not in PLAIN)
@@ -271,22 +274,27 @@ class _Evaluator:
             x, g = lying_as(y, x), g if g is None else lying_as(y, g)
         elements, columns = y.numel(), (x, y) if g is None else (g, x, y)
         try:
-            addresses = map(Tensor.data_ptr, columns)
-            run_one(pack(elements, threads_for(elements), *addresses, *self._chosen(numbers)))
+            addresses = list(map(Tensor.data_ptr, columns))
         except RuntimeError:  # no memory of its own, as above
+            return self.backward_on_tensors(x, numbers, g)
+        try:
+            kernel.run_arrays(x.device, elements, addresses, self._chosen(numbers))
+        except EngineUnavailable as reason:
+            note_fallback(str(reason), "torch's operators")
             return self.backward_on_tensors(x, numbers, g)
         return y
 
-    def _build(self, dtype: torch.dtype) -> tuple[Any, Any]:
-        if dtype not in MEMORY:
-            return _NO_KERNEL
+    def _build(self, device: str, dtype: torch.dtype) -> Any:
+        if device not in COMPILED or dtype not in MEMORY:
+            return None
         try:
-            built = kernel(self._formula, (dtype,) * (len(self._formula.columns) + 1))
+            kernel = COMPILED[device].arrays(self._formula, (dtype,) * (len(self._formula.columns) + 1))
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
-            return _NO_KERNEL
-        self._kernels[dtype] = built.run_one, built.pack
-        return self._kernels[dtype]
+            return None
+        if device == "cpu" and hasattr(kernel, "pack"):
+            self._fast[dtype] = kernel.run_one, kernel.pack
+        return kernel
 
     def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:
         """As `on_tensors`; where complex numbers meet, backward takes the conjugate of the slope."""

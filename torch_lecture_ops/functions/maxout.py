@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import Formula, maximum, place, row_max, where
+from ..formula import COMPILED, Formula, maximum, place, row_max, where
 from .operation import Operation, RowFormula
 from .pointwise import rows_of_run
 
@@ -124,7 +124,7 @@ def _slope_by_kernel(g: Tensor, index: Tensor, k: int, dim: int, dx: Tensor) -> 
     if k <= UNROLLED:
         return _run(_formulas(k)[1], [g.contiguous(), index.contiguous()], [], (dx, k, dim), 2)
     moved = dx.movedim(dim, -1)
-    rows = moved if moved.is_contiguous() else torch.empty(moved.shape, dtype=dx.dtype)
+    rows = moved if moved.is_contiguous() else torch.empty(moved.shape, dtype=dx.dtype, device=dx.device)
     scalars = [t.movedim(dim, -1).contiguous() for t in (g, index)]
     if _SLOPE.run((g.numel(), k, k), [*((t, 1, 0) for t in scalars), (rows, k, 0)]) is None:
         return False
@@ -154,10 +154,12 @@ def _run(
     lie behind it are rows.
     """
     x, k, dim = pieces
+    if x.device.type not in COMPILED:
+        return False
     x = x.contiguous()
     inner, count = math.prod(x.shape[dim + 1 :]), x.numel() // k
     if inner == 1:
-        shape = rows_of_run(count)
+        shape = rows_of_run(count, x.device)
         length = shape[1]
         middle, interleaved = [(x, length * k, 0)], range(first, first + k)
     else:

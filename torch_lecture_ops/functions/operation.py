@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Collection, Sequence
 from itertools import compress
 from typing import Any, ClassVar, NamedTuple
@@ -12,17 +11,7 @@ from torch import Tensor
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 
-from ..formula import (
-    PLAIN,
-    ROW_MEMORY,
-    Alike,
-    EngineUnavailable,
-    Formula,
-    RowKernel,
-    note_fallback,
-    operand,
-    row_kernel,
-)
+from ..formula import COMPILED, PLAIN, ROW_MEMORY, Alike, EngineUnavailable, Formula, note_fallback, operand
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 is_compiling = torch.compiler.is_compiling
@@ -212,8 +201,16 @@ def has_memory(g: Tensor) -> bool:
     return True
 
 
+def as_number(tensor: Tensor) -> Number:
+    """A tensor of one number, as a kernel takes it: one on a device stays there."""
+    return tensor.item() if tensor.is_cpu else tensor.resolve_neg()
+
+
 # A tensor, how many elements its rows are apart, and which element is the first.
 Column = tuple[Tensor, int, int]
+# What an engine on a device leaves there, and takes from there, for nobody to wait for it.
+Total = float | Tensor
+Number = float | Tensor
 _NONE = range(0)
 
 
@@ -222,54 +219,61 @@ class RowFormula:
 
     def __init__(self, formula: Formula) -> None:
         self.formula = formula
-        self._kernels: dict[Any, RowKernel] = {}
+        self._kernels: dict[Any, Any] = {}
         self._seen: Seen | None = None
 
     def run(
         self,
         shape: tuple[int, int, int],
         columns: Sequence[Column],
-        numbers: Sequence[float] = (),
+        numbers: Sequence[Number] = (),
         interleaved: range = _NONE,
         watched: Sequence[Tensor] = (),
         key: Any = None,
-    ) -> array[float] | None:
+    ) -> Sequence[Total] | None:
         """The totals of the kernel, if it can take these tensors; else None.
 
         Arguments:
             shape: the number of rows, their length, the length of the last one.
             columns: those of the formula, outputs too.
-            numbers: those of the formula.
+            numbers: those of the formula; tensors of one number, too.
             interleaved: which columns lie in one, see `RowKernel`; it stands in `columns` once.
             watched, key: if given, what the rest follows from, for `seen_like`.
         """
+        device = columns[0][0].device
         for tensor, _, _ in columns:
-            if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not STRIDED or tensor.is_neg():
+            if type(tensor) not in PLAIN or tensor.layout is not STRIDED or tensor.is_neg() or tensor.device != device:
                 return None
         tensors = [tensor for tensor, _, _ in columns]
         dtypes = [tensor.dtype for tensor in tensors]
-        kernel = self._kernels.get((*dtypes, interleaved)) or self._build(dtypes, interleaved)
+        kernel = self._kernels.get((device.type, *dtypes, interleaved)) or self._build(device.type, dtypes, interleaved)
         if kernel is None:
             return None
-        call = kernel.prepare(shape, [(stride, first * tensor.itemsize) for tensor, stride, first in columns])
+        steps = [(stride, first * tensor.itemsize) for tensor, stride, first in columns]
+        call = kernel.prepare(shape, steps, device)
         addresses = [tensor.data_ptr() for tensor in tensors]
+        try:
+            totals = call(addresses, numbers)
+        except EngineUnavailable as reason:
+            note_fallback(str(reason), "torch's operators")
+            return None
         if watched and all(tensor.data_ptr() in addresses for tensor in watched):  # none of them was copied
             self._seen = Seen(Alike(watched), key, shape, call)
-        return call(addresses, numbers)
+        return totals
 
     def seen_like(self, watched: Sequence[Tensor], key: Any = None) -> Seen | None:
         """What the call before found out, if its tensors looked the same."""
         seen = self._seen
         return seen if seen is not None and seen.key == key and seen.alike(watched) else None
 
-    def _build(self, dtypes: list[torch.dtype], interleaved: range) -> RowKernel | None:
-        if not ROW_MEMORY.keys() >= set(dtypes):
+    def _build(self, device: str, dtypes: list[torch.dtype], interleaved: range) -> Any:
+        if device not in COMPILED or not ROW_MEMORY.keys() >= set(dtypes):
             return None
-        key = (*dtypes, interleaved)
+        key = (device, *dtypes, interleaved)
         if interleaved:
             dtypes[interleaved[0] : interleaved[0] + 1] = [dtypes[interleaved[0]]] * len(interleaved)
         try:
-            self._kernels[key] = row_kernel(self.formula, tuple(dtypes), interleaved)
+            self._kernels[key] = COMPILED[device].rows(self.formula, tuple(dtypes), interleaved)
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
         return self._kernels.get(key)
@@ -288,9 +292,9 @@ class Seen(NamedTuple):
     alike: Alike
     key: Any
     shape: tuple[int, int, int]
-    call: Callable[..., array[float]]  # see `RowKernel.prepare`
+    call: Callable[..., Sequence[Total]]  # see `RowKernel.prepare`
 
-    def run(self, tensors: Sequence[Tensor], numbers: Sequence[float] = ()) -> array[float]:
+    def run(self, tensors: Sequence[Tensor], numbers: Sequence[Number] = ()) -> Sequence[Total]:
         """As `RowFormula.run`, with the tensors of the columns."""
         return self.call(map(Tensor.data_ptr, tensors), numbers)
 

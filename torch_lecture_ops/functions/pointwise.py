@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import MEMORY, PLAIN, Formula, row_sum, trace
+from ..formula import COMPILED, MEMORY, PLAIN, Formula, row_sum, trace
 from .elementwise import numbers_of, tensors_of
-from .operation import Column, Operation, RowFormula, lying_as, upcast
-
-ROW = 32768  # elements that one row of a long, plain run of memory has: what one thread does at least
+from .operation import Column, Number, Operation, RowFormula, Total, as_number, lying_as, upcast
 
 # How an operand lies beside the others: an element for each, one number a row, or one number for all.
 Part = str  # "array", "scalar" or "number"
@@ -93,7 +91,7 @@ class _Rule:
         self, g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
         *numbers, reduction = options
-        if by_kernel and self.taken and (reduction == "none" or g.is_cpu):
+        if by_kernel and self.taken and (reduction == "none" or g.device == saved[0].device):
             gradients = self._gradients_by_kernel(g, saved, numbers, reduction, tuple(needed))
             if gradients is not None:
                 return gradients
@@ -131,12 +129,13 @@ class _Rule:
         gradients = self.chain(upcast(g.conj() if conjugate else g), *taken, **own)
         return tuple([d.conj() for d in gradients]) if conjugate else gradients
 
-    def _value_by_kernel(self, tensors: Sequence[Tensor], numbers: Sequence[float], reduction: str) -> Tensor | None:
+    def _value_by_kernel(self, tensors: Sequence[Tensor], numbers: Sequence[Number], reduction: str) -> Tensor | None:
         elementwise = reduction == "none"
         seen = self._kernel_of_value(self.arrays, elementwise).seen_like(tensors)
         if seen is not None:
             z = torch.empty_like(tensors[0]) if elementwise else None
-            totals = seen.run(tensors if z is None else (*tensors, z), numbers)
+            given = numbers if elementwise else (*numbers, _count(tensors[0], reduction))
+            totals = seen.run(tensors if z is None else (*tensors, z), given)
             return _reduced(totals[0], tensors[0], reduction) if z is None else z
         lie = _layout(tensors)
         if lie is None:
@@ -146,19 +145,20 @@ class _Rule:
         if z is not None:
             columns = [*columns, (z, lie.shape[1], 0)]
         watched = tensors if lie.is_plain else ()
-        done = formula.run(lie.shape, columns, (*numbers, *lie.numbers), watched=watched)
+        hypers = [*numbers, *lie.numbers] + ([] if elementwise else [_count(lie.like, reduction)])
+        done = formula.run(lie.shape, columns, hypers, watched=watched)
         if done is None:
             return None
         return _reduced(done[0], lie.like, reduction) if z is None else z
 
     def _gradients_by_kernel(
-        self, g: Tensor, saved: Sequence[Tensor], numbers: Sequence[float], reduction: str, needed: tuple[bool, ...]
+        self, g: Tensor, saved: Sequence[Tensor], numbers: Sequence[Number], reduction: str, needed: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...] | None:
         elementwise = reduction == "none"
         watched = (g, *saved) if elementwise else saved
         seen = self._kernel_of_chain(self.arrays, needed, elementwise).seen_like(watched)
         if seen is not None:
-            given = numbers if elementwise else (*numbers, _per_element(g, saved[0], reduction))
+            given = numbers if elementwise else (*numbers, as_number(g), _count(saved[0], reduction))
             results = [torch.empty_like(saved[0]) for is_needed in needed if is_needed]
             seen.run((*watched, *results), given)
             return tuple([results.pop(0) if is_needed else None for is_needed in needed])
@@ -169,7 +169,7 @@ class _Rule:
         if elementwise:
             columns.insert(0, (lying_as(torch.empty_like(lie.like), g), lie.shape[1], 0))
         else:
-            hypers.append(_per_element(g, lie.like, reduction))
+            hypers += [as_number(g), _count(lie.like, reduction)]
         targets: list[Tensor | None] = []
         for part, tensor, is_needed in zip(lie.parts, saved, needed, strict=True):
             target = None
@@ -187,7 +187,7 @@ class _Rule:
             if not is_needed:
                 gradients.append(None)
             elif target is None:
-                gradients.append(tensor.new_full(tensor.shape, next(sums)))
+                gradients.append(_as_tensor(next(sums), tensor.dtype).reshape(tensor.shape))
             else:
                 gradients.append(lie.summed(part, target, tensor))
         return tuple(gradients)
@@ -198,13 +198,12 @@ class _Rule:
         def function(*columns: Any, **numbers: Any) -> Any:
             own = {name: numbers[name] for name in self.numbers}
             y = self.value(*_operands(columns, parts, numbers), **own)
-            return y if elementwise else row_sum(y)
+            return y if elementwise else row_sum(y) / numbers["count"]
 
         columns = tuple(part for part in parts if part != "number")
         outputs = ("array" if elementwise else "total",)
-        return RowFormula(
-            Formula(function, columns, (len(columns),), self._hypers(parts), self.name, outputs=outputs)
-        )
+        hypers = self._hypers(parts) + ("count",) * (not elementwise)
+        return RowFormula(Formula(function, columns, (len(columns),), hypers, self.name, outputs=outputs))
 
     def _chain_of_rows(self, parts: tuple[Part, ...], needed: tuple[bool, ...], elementwise: bool) -> RowFormula:
         """The gradients that are needed, each summed as far as its operand is the same; g a column or one number."""
@@ -212,7 +211,7 @@ class _Rule:
         order += [k for k, part in enumerate(parts) if needed[k] and part == "number"]  # totals come last
 
         def function(*columns: Any, **numbers: Any) -> Any:
-            g, *others = columns if elementwise else (numbers["g"], *columns)
+            g, *others = columns if elementwise else (numbers["g"] / numbers["count"], *columns)
             own = {name: numbers[name] for name in self.chosen}
             operands = _operands(others, parts, numbers)
             gradients = self.chain(g, *[operands[k] for k in self.taken], **own)
@@ -221,7 +220,7 @@ class _Rule:
         columns = ("array",) * elementwise + tuple(part for part in parts if part != "number")
         outputs = tuple("total" if parts[k] == "number" else parts[k] for k in order)
         stores = tuple(range(len(columns), len(columns) + len(order)))
-        hypers = self._hypers(parts) + ("g",) * (not elementwise)
+        hypers = self._hypers(parts) + ("g", "count") * (not elementwise)
         formula = Formula(function, columns, stores, hypers, f"{self.name}'s slope", outputs=outputs)
         return RowFormula(formula)
 
@@ -229,21 +228,26 @@ class _Rule:
         return (*self.numbers, *(f"operand{k}" for k, part in enumerate(parts) if part == "number"))
 
 
-def rows_of_run(count: int) -> tuple[int, int, int]:
+def rows_of_run(count: int, device: torch.device) -> tuple[int, int, int]:
     """The shape, as for `RowFormula.run`, of so many elements that lie one behind the other."""
-    rows, length = -(-count // ROW), min(count, ROW)
+    grain = COMPILED[device.type].grain
+    rows, length = -(-count // grain), min(count, grain)
     return rows, length, count - (rows - 1) * length
 
 
-def _reduced(total: float, like: Tensor, reduction: str) -> Tensor:
-    count = like.numel()
-    loss = total if reduction == "sum" else total / count if count else math.nan
-    return torch.scalar_tensor(loss, dtype=like.dtype)
+def _count(like: Tensor, reduction: str) -> int:
+    """What the sum over all elements is divided by."""
+    return 1 if reduction == "sum" else max(1, like.numel())
 
 
-def _per_element(g: Tensor, like: Tensor, reduction: str) -> float:
-    """The upstream gradient that each element gets of that of the loss."""
-    return g.item() if reduction == "sum" else g.item() / max(1, like.numel())
+def _reduced(total: Total, like: Tensor, reduction: str) -> Tensor:
+    """The loss; the mean over nothing is NaN."""
+    loss = _as_tensor(total, like.dtype)
+    return loss if like.numel() or reduction == "sum" else torch.full_like(loss, math.nan)
+
+
+def _as_tensor(total: Total, dtype: torch.dtype) -> Tensor:
+    return total.to(dtype) if isinstance(total, Tensor) else torch.scalar_tensor(total, dtype=dtype)
 
 
 def _operands(columns: Sequence[Any], parts: tuple[Part, ...], numbers: dict[str, Any]) -> list[Any]:
@@ -274,7 +278,7 @@ class _Layout:
     like: Tensor
     shape: tuple[int, int, int]
     columns: list[Column]
-    numbers: list[float]
+    numbers: list[Number]
     order: list[int]
     lead: int
     is_plain: bool = False
@@ -282,7 +286,7 @@ class _Layout:
     def target(self, part: Part, tensor: Tensor) -> Tensor:
         """Where the gradient of an operand goes: of full shape as the operands lie, or a number for each row."""
         if part == "scalar":
-            return torch.empty(self.shape[0], dtype=torch.float64)
+            return torch.empty(self.shape[0], dtype=torch.float64, device=tensor.device)
         is_summed = tensor.shape != self.like.shape and tensor.dtype not in (torch.float32, torch.float64)
         return torch.empty_like(self.like, dtype=torch.float32 if is_summed else None)
 
@@ -297,8 +301,10 @@ class _Layout:
 
 def _layout(tensors: Sequence[Tensor]) -> _Layout | None:
     """How these tensors can be taken by a kernel, or None."""
-    dtype = tensors[0].dtype
-    if dtype not in MEMORY or any(t.dtype is not dtype or not t.is_cpu or type(t) not in PLAIN for t in tensors):
+    dtype, device = tensors[0].dtype, tensors[0].device
+    if dtype not in MEMORY or device.type not in COMPILED:
+        return None
+    if any(t.dtype is not dtype or t.device != device or type(t) not in PLAIN for t in tensors):
         return None
     flat = _flat_layout(tensors)  # nearly always
     if flat is not None:
@@ -312,18 +318,18 @@ def _flat_layout(tensors: Sequence[Tensor]) -> _Layout | None:
     """Contiguous operands of the first one's shape, and numbers: one run of memory, divided among threads."""
     first = tensors[0]
     shape, count = first.shape, first.numel()
-    sizes = rows_of_run(count)
+    sizes = rows_of_run(count, first.device)
     length = sizes[1]
     parts: list[Part] = []
     columns: list[Column] = []
-    numbers: list[float] = []
+    numbers: list[Number] = []
     for tensor in tensors:
         if tensor.shape == shape and tensor.is_contiguous():
             parts.append("array")
             columns.append((tensor, length, 0))
         elif tensor.numel() == 1 and tensor.dim() <= len(shape):
             parts.append("number")
-            numbers.append(tensor.item())
+            numbers.append(as_number(tensor))
         else:
             return None
     return _Layout(tuple(parts), first, sizes, columns, numbers, [], 0, is_plain=not numbers)
@@ -346,14 +352,14 @@ def _layout_of_rows(tensors: Sequence[Tensor], like: Tensor) -> _Layout:
     length, rows = math.prod(sizes[lead:]), math.prod(sizes[:lead])
     parts: list[Part] = []
     columns: list[Column] = []
-    numbers: list[float] = []
+    numbers: list[Number] = []
     for tensor, view, varies in zip(tensors, aligned, runs, strict=True):
         if tensor.shape == full:
             parts.append("array")
             columns.append((lying_as(like, tensor), length, 0))
         elif tensor.numel() == 1:
             parts.append("number")
-            numbers.append(tensor.item())
+            numbers.append(as_number(tensor))
         elif varies:
             is_same = all(size == 1 for size in view.shape[:lead])
             parts.append("array")
@@ -363,7 +369,7 @@ def _layout_of_rows(tensors: Sequence[Tensor], like: Tensor) -> _Layout:
             parts.append("scalar")
             columns.append((view.expand(*sizes[:lead], *view.shape[lead:]).contiguous(), 1, 0))
     if not lead and rows == 1:  # one run of memory: divided among threads
-        shape = rows_of_run(length)
+        shape = rows_of_run(length, like.device)
         columns = [(column, shape[1], 0) for column, _, _ in columns]
         return _Layout(tuple(parts), like, shape, columns, numbers, order, lead)
     return _Layout(tuple(parts), like, (rows, length, length), columns, numbers, order, lead)

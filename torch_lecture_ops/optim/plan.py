@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..formula import PLAIN, Alike, CLaunch, EngineUnavailable, Formula, Untraceable, foreach, loop, note_fallback
+from ..formula import COMPILED, PLAIN, Alike, EngineUnavailable, Formula, Untraceable, foreach, loop, note_fallback
 from .rule import Update
 
 Columns = list[list[Tensor]]
@@ -28,7 +28,8 @@ class Plan:
         self._looks, self._alike, self._known = list(map(_look, grads)), Alike(grads), False
         together = defaultdict(list)  # an engine takes in one call what is alike
         for item, (p, g, *state) in enumerate(zip(*columns, strict=True)):
-            together[type(p), p.device, p.dtype, _look(g), tuple(tensor.dtype for tensor in state)].append(item)
+            kinds = tuple((tensor.dtype, tensor.device) for tensor in state)
+            together[type(p), p.device, p.dtype, _look(g), kinds].append(item)
         self._buckets = [
             _Bucket(update, params[items[0]], grads[items[0]], sparse, None if len(together) == 1 else items)
             for items in together.values()
@@ -76,9 +77,10 @@ class _Bucket:
         rows = sparse == "rows" or (not update.buffers and update.decay == "none")
         self._by_rows = self._is_sparse and rows and p.dim() > 0
         self._is_complex = p.is_complex() and not self._by_rows
-        self._launch: Callable[..., None] = CLaunch(update.formula, fresh=(1,))
-        self.engine = "c"
-        plain = p.is_cpu and (self._is_sharded or (type(p) in PLAIN and type(g) in PLAIN))
+        self._launch: Callable[..., None]
+        self._is_compiled = False
+        compiled = COMPILED.get(p.device.type)
+        plain = compiled is not None and (self._is_sharded or (type(p) in PLAIN and type(g) in PLAIN))
         if self._by_rows:
             if update.options.fused:
                 self._refuse("a gradient is sparse")
@@ -89,12 +91,14 @@ class _Bucket:
         elif update.options.differentiable:
             self._take(loop)
         elif update.options.fused and not plain:
-            self._refuse("parameters and gradients must be plain tensors on the CPU")
-        elif update.options.fused is False or update.options.foreach or not plain:
+            self._refuse(f"parameters and gradients must be plain tensors on a device of {', '.join(COMPILED)}")
+        elif update.options.fused is False or update.options.foreach or compiled is None or not plain:
             self._fall_back()
+        else:
+            self._launch, self.engine, self._is_compiled = compiled.launch(update.formula, (1,)), compiled.name, True
 
     def _take(self, engine: Callable[..., None]) -> None:
-        self._launch, self.engine = partial(engine, self._formula), engine.__name__
+        self._launch, self.engine, self._is_compiled = partial(engine, self._formula), engine.__name__, False
 
     def _fall_back(self) -> None:
         self._take(loop if self._options.foreach is False else foreach)
@@ -124,7 +128,7 @@ class _Bucket:
             increment_version([tensor for k in self._formula.written for tensor in whole[k] if is_sharded(tensor)])
 
     def _call(self, columns: Columns, hypers: list[Any], alike: bool) -> None:
-        if self.engine != "c":
+        if not self._is_compiled:
             self._launch(columns, hypers)
             return
         try:

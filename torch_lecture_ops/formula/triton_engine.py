@@ -1,0 +1,313 @@
+"""The Triton engine: one launch for all items of a list of CUDA tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .engine import EngineUnavailable, built_once
+from .launch import PLAIN, Launch
+from .trace import Formula, trace
+from .triton_source import TRITON_MEMORY, TritonWriter
+
+BLOCK = 1024  # elements that a program has in its registers: 8 a thread, so that half types are loaded 16 bytes at once
+CHUNK = 16 * BLOCK  # elements of a program of many items: enough to pay for what it computes once, in double
+WARPS = 4
+ALIGNMENT = 16  # bytes of the widest load
+
+# A hyper that lies on a device keeps its place in memory there: which ones do, with their dtypes.
+OnDevice = tuple[tuple[int, torch.dtype], ...]
+
+
+def functions(text: str) -> dict[str, Any]:
+    """The kernels written in this text. Triton reads their source again, hence linecache.
+
+    Raises:
+        EngineUnavailable: there is no Triton.
+    """
+    name = f"<torch_lecture_ops {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    namespace: dict[str, Any] = {"__name__": __name__}
+    try:
+        exec(compile(text, name, "exec", dont_inherit=True), namespace)
+    except ImportError as error:
+        raise EngineUnavailable(f"Triton cannot be imported: {error}") from error
+    return namespace
+
+
+class Function:
+    """A kernel of Triton, with nothing of its arguments in its code: it is built once for each set of constants."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self._built: dict[Any, EngineUnavailable | None] = {}
+
+    def __call__(
+        self, device: torch.device, programs: int, *arguments: Any, num_warps: int = WARPS, **constants: Any
+    ) -> None:
+        """Run so many programs on the current stream of the device.
+
+        Raises:
+            EngineUnavailable: Triton cannot build the kernel here.
+        """
+        # Contracting a * b + c into one rounding would give other bits than torch's separate operations.
+        options = {"num_warps": num_warps, "enable_fp_fusion": False, **constants}
+        with current(device):
+            what = device.index, num_warps, *constants.values()
+            if what not in self._built:
+                self._built[what] = self._build(device, arguments, options)
+            if failure := self._built[what]:
+                raise EngineUnavailable(*failure.args)
+            self._function[(programs,)](*arguments, **options)
+
+    def _build(
+        self, device: torch.device, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> EngineUnavailable | None:
+        """Build it, or say why that cannot be."""
+        if is_capturing(device):
+            raise RuntimeError("a kernel cannot be built while a CUDA graph is captured; run once before")
+        if not hasattr(self._function, "warmup"):  # the interpreter has nothing to build
+            return None
+        try:
+            self._function.warmup(*arguments, grid=(1,), **options)
+        except Exception as error:  # whatever the compiler, its tools and its cache raise
+            lines = str(error).strip().splitlines() or ["no message"]
+            return EngineUnavailable(f"Triton cannot build a kernel: {type(error).__name__}: {lines[-1]}")
+        return None
+
+
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Triton launches on the current device."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        yield
+    else:
+        with torch.cuda.device(device):
+            yield
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is launched now is not run but becomes part of a graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def is_aligned(addresses: Iterable[int]) -> bool:
+    """Whether vectors can be loaded from all of them."""
+    return not any(address % ALIGNMENT for address in addresses)
+
+
+def split_hypers(hypers: Sequence[Any]) -> tuple[OnDevice, list[Any]]:
+    """Which hypers lie on a device, and the arguments of a kernel: first the addresses of those, then the others."""
+    on_device: list[tuple[int, torch.dtype]] = []
+    addresses: list[Any] = []
+    numbers: list[Any] = []
+    for number, hyper in enumerate(hypers):
+        if isinstance(hyper, Tensor) and not hyper.is_cpu and hyper.dtype in TRITON_MEMORY:
+            on_device.append((number, hyper.dtype))
+            addresses.append(hyper.data_ptr())
+        else:
+            numbers.append(float(hyper))
+    return tuple(on_device), addresses + numbers
+
+
+def in_order(integers: list[int], hypers: list[Any], addresses: int, numbers: Sequence[float] = ()) -> list[Any]:
+    """The arguments of a kernel as `TritonWriter.signature` has them: integers first."""
+    return [*integers, *hypers[:addresses], *numbers, *hypers[addresses:]]
+
+
+class TritonKernel:
+    """A formula for columns of certain dtypes. Knows addresses, no tensors.
+
+    Arguments:
+        formula, dtypes: what to compute.
+        on_host: the columns of numbers that do not lie on the device.
+        on_device: the hypers that do.
+    """
+
+    def __init__(
+        self, formula: Formula, dtypes: tuple[torch.dtype, ...], on_host: tuple[int, ...], on_device: OnDevice
+    ) -> None:
+        found = functions(TritonWriter(trace(formula), dtypes, on_host, dict(on_device)).source())
+        self.run = Function(found["run"])
+        self.run_one = Function(found["run_one"]) if "run_one" in found else None
+
+
+def triton_kernel(
+    formula: Formula, dtypes: tuple[torch.dtype, ...], on_host: tuple[int, ...] = (), on_device: OnDevice = ()
+) -> TritonKernel:
+    """The kernel of a formula, see `built_once`."""
+    return built_once(TritonKernel, formula, dtypes, on_host, on_device)
+
+
+class TritonArrays:
+    """A formula of arrays alone, for tensors that lie alike in memory."""
+
+    def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
+        self._formula, self._dtypes = formula, dtypes
+        triton_kernel(formula, dtypes)  # says at once if there is no Triton
+
+    def run_arrays(
+        self, device: torch.device, elements: int, addresses: Iterable[int], hypers: Sequence[Any]
+    ) -> None:
+        """Run over so many elements of each column."""
+        if not elements:
+            return
+        on_device, arguments = split_hypers(hypers)
+        run_one = triton_kernel(self._formula, self._dtypes, (), on_device).run_one
+        assert run_one is not None
+        addresses = list(addresses)
+        run_one(
+            device,
+            -(-elements // BLOCK),
+            *in_order([elements, *addresses], arguments, len(on_device)),
+            BLOCK=BLOCK,
+            ALIGNED=is_aligned(addresses),
+        )
+
+
+class TritonLaunch(Launch):
+    """The launches of the Triton engine: over CUDA tensors (in Triton's interpreter: over CPU tensors).
+
+    What is one number an item may lie on the device, where the kernel reads and writes it, or on the CPU: then items
+    with the same numbers go in one launch, which gets them as arguments.
+    """
+
+    name = "Triton"
+
+    def supports(self, tensor: Tensor) -> bool:
+        return (
+            type(tensor) in PLAIN
+            and tensor.device.type in ("cuda", "cpu")
+            and tensor.dtype in TRITON_MEMORY
+            and tensor.layout is torch.strided
+            and not tensor.is_neg()
+        )
+
+    def is_on_host(self, scalar: Tensor) -> bool:
+        """Whether a kernel cannot read it."""
+        return scalar.device != self.device
+
+    def prepare(self, columns: Sequence[list[Tensor]]) -> None:
+        scalars = [k for k in range(len(columns)) if self._formula.kind(k) == "scalar"]
+        on_host = [k for k in scalars if self.is_on_host(columns[k][0])]
+        if any(self.is_on_host(t) != (k in on_host) for k in scalars for t in columns[k]):
+            raise EngineUnavailable("the Triton engine takes numbers of the items that lie all on the CPU or none")
+        self._on_host = tuple(on_host)
+        self._program = trace(self._formula) if on_host else None
+        self._works: dict[tuple[int, ...], _Work] = {}
+        triton_kernel(self._formula, self.dtypes, self._on_host)  # says at once if there is no Triton
+
+    def run(self, columns: Sequence[list[Tensor]], table: array[int], hypers: Sequence[Any]) -> None:
+        on_device, given = split_hypers(hypers)
+        kernel = triton_kernel(self._formula, self.dtypes, self._on_host, on_device)
+        everything = tuple(range(len(self.numels)))
+        if not self._on_host:
+            self._launch(kernel, everything, table, given, len(on_device), ())
+            return
+        if is_capturing(self.device):
+            raise RuntimeError(
+                f"Attempting CUDA graph capture of step() for an instance of {self._formula.name} but "
+                "param_groups' capturable is False."
+            )
+        values = list(zip(*(torch.stack(columns[k]).tolist() for k in self._on_host), strict=True))
+        together: dict[Any, list[int]] = defaultdict(list)
+        for item, scalars in enumerate(values):
+            together[tuple(map(float.hex, scalars))].append(item)  # as text: NaN is itself, -0 is not 0
+        for items in map(tuple, together.values()):
+            scalars = values[items[0]]
+            self._launch(kernel, items, table, given, len(on_device), scalars)
+            self._advance(columns, items, scalars, hypers)
+
+    def _advance(
+        self, columns: Sequence[list[Tensor]], items: tuple[int, ...], scalars: Sequence[float], hypers: Sequence[Any]
+    ) -> None:
+        """Store the new numbers of these items, which lie on the CPU."""
+        assert self._program is not None
+        for k, value in self._program.scalars(dict(zip(self._on_host, scalars, strict=True)), hypers).items():
+            torch._foreach_copy_([columns[k][item] for item in items], [torch.tensor(value)] * len(items))
+
+    def _launch(
+        self,
+        kernel: TritonKernel,
+        items: tuple[int, ...],
+        table: array[int],
+        hypers: list[Any],
+        on_device: int,
+        scalars: Sequence[float],
+    ) -> None:
+        work = self._works.get(items)
+        if work is None:
+            work = self._works[items] = _Work([self.numels[item] for item in items], self.device)
+        if not work.programs:
+            return
+        count = len(self.numels)
+        own = table if len(items) == count else array("Q", _of_items(table, items, count))
+        addresses = work.upload(own)
+        arrays = [k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array"]
+        aligned = all(is_aligned(own[k * len(items) : (k + 1) * len(items)]) for k in arrays)
+        integers = [work.chunks.data_ptr(), addresses, work.done.data_ptr(), work.programs, len(items)]
+        kernel.run(
+            self.device,
+            work.programs,
+            *in_order(integers, hypers, on_device, scalars),
+            CHUNK=CHUNK,
+            BLOCK=BLOCK,
+            ALIGNED=aligned,
+        )
+
+
+def _of_items(table: array[int], items: tuple[int, ...], count: int) -> Iterator[int]:
+    return (table[start + item] for start in range(0, len(table), count) for item in items)
+
+
+class _Work:
+    """What the programs of a launch look up on the device: who does what, and where the columns lie."""
+
+    def __init__(self, numels: list[int], device: torch.device) -> None:
+        self._device = device
+        starts = [range(0, max(numel, 1), CHUNK) for numel in numels]  # an empty item has a program: for its numbers
+        item_of = chain.from_iterable([item] * len(chunks) for item, chunks in enumerate(starts))
+        self.programs = sum(map(len, starts))
+        self.chunks = uploaded(array("q", [*item_of, *chain.from_iterable(starts), *numels]), device)
+        self.done = torch.zeros(len(numels), dtype=torch.int32, device=device)
+        self._known: tuple[int, bytes] | None = None  # the stream that sent the table, and what
+        self._spare: Tensor | None = None
+        self._kept: list[Tensor] = []
+
+    def upload(self, table: array[int]) -> int:
+        """The address of the table on the device. It is sent again only if it changed."""
+        if self._device.type != "cuda":
+            self._table = uploaded(table, self._device)
+        elif is_capturing(self._device):
+            self._table, self._known = self._captured(table), None
+        else:
+            # Another stream would have to wait for the one that sent it.
+            known = torch.cuda.current_stream(self._device).cuda_stream, table.tobytes()
+            if known != self._known:
+                self._table, self._known = uploaded(table, self._device), known
+                if self._spare is None:
+                    self._spare = torch.empty(len(table), dtype=torch.int64, pin_memory=True)
+        return self._table.data_ptr()
+
+    def _captured(self, table: array[int]) -> Tensor:
+        """Sent by the graph, at each replay: from memory of the host, allocated before, that stays as it is."""
+        host, self._spare = self._spare, None
+        numbers = torch.frombuffer(table, dtype=torch.int64)
+        host = numbers.pin_memory() if host is None else host.copy_(numbers)
+        self._kept += [host, host.to(self._device, non_blocking=True)]
+        return self._kept[-1]
+
+
+def uploaded(numbers: array[int], device: torch.device) -> Tensor:
+    """These numbers on a device, which does not wait for them."""
+    on_host = torch.frombuffer(numbers, dtype=torch.int64)
+    return on_host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else on_host.clone()

@@ -1,0 +1,207 @@
+"""Formulas with reductions over rows, on the Triton engine: a program takes a few short rows, or one long one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .engine import built_once
+from .trace import LEAVES, Formula, Node, trace
+from .triton_engine import ALIGNMENT, BLOCK, WARPS, Function, OnDevice, functions, in_order, is_aligned, split_hypers
+from .triton_source import HEAD, TRITON_MEMORY, TritonWriter, indented
+from .writer import Loops
+
+TRITON_ROW_MEMORY = TRITON_MEMORY | {torch.int64: "tl.int64", torch.uint8: "tl.uint8"}
+WIDEST = 4 * BLOCK  # elements of a row that a program has in its registers
+
+# Row i of column k begins tk elements after row i - 1, and the first one fk bytes after the address ak; the last row
+# may be shorter. Sums of numbers over all rows are left in `totals`, program by program.
+_ROWS = """
+{decorator}
+def run({parameters}ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, BLOCK)[None, :]
+    is_row = i < rows
+    n = tl.where(i == rows - 1, last, length)
+{pointers}
+    if ALIGNED:
+        n = tl.multiple_of(n, [1, 16])
+{aligned}
+{lines}
+"""
+
+_LOOP = """\
+for k in range(0, length, BLOCK):
+    j = k + lane
+    mask = is_row & (j < n)
+"""
+
+
+class TritonRowKernel:
+    """A formula for rows with columns of certain dtypes. Knows addresses, no tensors. See `RowKernel`."""
+
+    def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
+        self._what = formula, dtypes, interleaved
+        self._totals = sum(kind == "total" for kind in formula.outputs)
+        self._sizes = [dtype.itemsize for column, dtype in enumerate(dtypes) if column not in interleaved[1:]]
+        built_once(_function, *self._what, ())  # says at once if there is no Triton
+
+    def prepare(
+        self, shape: tuple[int, int, int], steps: Iterable[tuple[int, int]], device: torch.device
+    ) -> Callable[..., Sequence[Tensor]]:
+        """As `RowKernel.prepare`. The totals are numbers on the device, and the hypers may be."""
+        _, length, last = shape
+        block = min(max(1 << (length - 1).bit_length(), ALIGNMENT), WIDEST)
+        tile = max(1, BLOCK // block), block
+        steps = list(steps)
+        strides = [stride * size for (stride, _), size in zip(steps, self._sizes, strict=True)]
+        aligned = is_aligned((length, last, *strides, *(first for _, first in steps)))
+        return partial(self._call, device, shape, tile, [*chain.from_iterable(steps)], aligned)
+
+    def _call(
+        self,
+        device: torch.device,
+        shape: tuple[int, int, int],
+        tile: tuple[int, int],
+        steps: list[int],
+        aligned: bool,
+        addresses: Iterable[int],
+        hypers: Sequence[Any],
+    ) -> Sequence[Tensor]:
+        rows, block = tile
+        programs = -(-shape[0] // rows)
+        partial_sums = torch.empty(programs, self._totals, dtype=torch.float64, device=device)
+        if programs:
+            addresses = list(addresses)
+            on_device, arguments = split_hypers(hypers)
+            integers = [partial_sums.data_ptr(), *shape, *addresses, *steps]
+            built_once(_function, *self._what, on_device)(
+                device,
+                programs,
+                *in_order(integers, arguments, len(on_device)),
+                num_warps=rows * block * WARPS // BLOCK,
+                ROWS=rows,
+                BLOCK=block,
+                ALIGNED=aligned and is_aligned(addresses),
+            )
+        if not self._totals:
+            return ()
+        return (partial_sums[0] if programs == 1 else partial_sums.sum(0)).unbind()
+
+
+def _function(
+    formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range, on_device: OnDevice
+) -> Function:
+    return Function(functions(TritonRowWriter(formula, dtypes, interleaved, dict(on_device)).source())["run"])
+
+
+def triton_row_kernel(
+    formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)
+) -> TritonRowKernel:
+    """The kernel of a formula, see `built_once`."""
+    return built_once(TritonRowKernel, formula, dtypes, interleaved)
+
+
+class TritonRowWriter(TritonWriter):
+    """Writes the kernel of a formula of rows. What is one number a row is a column of a block, the rest a block."""
+
+    memory = TRITON_ROW_MEMORY
+
+    def __init__(
+        self,
+        formula: Formula,
+        dtypes: tuple[torch.dtype, ...],
+        interleaved: range = range(0),
+        on_device: Mapping[int, torch.dtype] | None = None,
+    ) -> None:
+        super().__init__(trace(formula), dtypes, (), on_device)
+        self.interleaved, self.loops = interleaved, Loops(self.program)
+        self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
+
+    def source(self) -> str:
+        steps = chain.from_iterable((f"t{column}", f"f{column}") for column in self.bases)
+        integers = ["totals", "rows", "length", "last", *(f"a{column}" for column in self.bases), *steps]
+        pointers = [self._pointer(column, f"(a{column} + f{column})") + f" + i * t{column}" for column in self.bases]
+        aligned = [f"    c{column} = tl.multiple_of(c{column}, [1, 16])" for column in self.bases]
+        lines = self.hypers()
+        for column in self.scalars():
+            lines.append(f"s{column} = tl.load(c{column}, mask=is_row, other=0).to(tl.float64)")
+        for loop in range(self.loops.last + 1):
+            lines += [f"n{line} = {self.uniform(self.nodes[line])}" for line in self.loops.uniforms(loop)]
+            lines += self._loop(loop)
+        for column, line in self.stored("scalar"):
+            lines.append(f"tl.store(c{column}, (n{line}).to({self.memory[self.dtypes[column]]}), mask=is_row)")
+        totals = self.stored("total")
+        for place, (_, line) in enumerate(totals):
+            own = f"totals.to(tl.pointer_type(tl.float64)) + tl.program_id(0) * {len(totals)} + {place}"
+            lines.append(f"tl.store({own}, tl.sum(tl.where(is_row, n{line}, 0.0)))")
+        return HEAD + _ROWS.format(
+            **self.signature(integers), pointers=indented(pointers), aligned=indented(aligned), lines=indented(lines)
+        )
+
+    def _loop(self, loop: int) -> list[str]:
+        """The loop in which reductions and results are computed that cannot come earlier."""
+        reductions, stored = self.loops.reductions(loop), self.loops.stored(loop)
+        roots = [self.nodes[line].operands[0] for line in reductions] + [line for _, line in stored]
+        if not roots:
+            return []
+        seen = len(self.table)
+        body = [f"n{line} = {self.elementwise(self.nodes[line])}" for line in self._needed(roots)]
+        before, after = [], []
+        for line in reductions:
+            x = self.operand(self.nodes[line].operands[0])
+            if self.nodes[line].operation == "row_sum":
+                before.append(f"r{line} = tl.zeros([ROWS, BLOCK], tl.float64)")
+                body.append(f"r{line} += tl.where(mask, ({x}).to(tl.float64), 0.0)")
+                after.append(f"n{line} = tl.sum(r{line}, 1)[:, None]")
+            else:
+                before.append(f"r{line} = tl.full([ROWS, BLOCK], -float('inf'), {self.real})")
+                before.append(f"bad{line} = tl.zeros([ROWS, BLOCK], tl.int32)")
+                body.append(f"r{line} = tl.where(mask & ({x} > r{line}), {x}, r{line})")
+                body.append(f"bad{line} = tl.where(mask & ({x} != {x}), 1, bad{line})")
+                after.append(f"bad{line} = tl.max(bad{line}, 1)[:, None] > 0")
+                after.append(f"n{line} = tl.where(bad{line}, float('nan'), tl.max(r{line}, 1)[:, None]).to(tl.float64)")
+        for column, line in stored:
+            body += self.store(column, self.operand(line))
+        uniforms = [f"u{place} = ({self.table[place]}).to({self.real})" for place in range(seen, len(self.table))]
+        return [*uniforms, *before, *(_LOOP + indented(body)).splitlines(), *after]
+
+    def _needed(self, roots: Collection[int]) -> list[int]:
+        """The lines that a loop computes for these, in the order of the program; all anew, which memory hides."""
+        needed: set[int] = set()
+        stack = list(roots)
+        while stack:
+            line = stack.pop()
+            node = self.nodes[line]
+            if line not in needed and not node.uniform:
+                needed.add(line)
+                stack.extend(() if node.operation in (*LEAVES, "place") else node.operands)
+        return sorted(needed)
+
+    def uniform(self, node: Node) -> str:
+        if node.operation != "entry":
+            return super().uniform(node)
+        (column,), place = self.nodes[node.operands[0]].operands, f"n{node.operands[1]}"
+        inside = f"is_row & ({place} >= 0) & ({place} < n)"
+        pointers = self.pointers(column, f"(tl.zeros([ROWS, 1], tl.int64) + ({place}).to(tl.int64))")
+        return f'tl.load({pointers}, mask={inside}, other=float("nan")).to(tl.float64)'
+
+    def elementwise(self, node: Node) -> str:
+        return f"j.to({self.real})" if node.operation == "place" else super().elementwise(node)
+
+    def load(self, column: int) -> str:
+        return f"tl.load({self.pointers(column)}, mask=mask, other=0).to({self.real})"
+
+    def pointers(self, column: int, index: str = "j") -> str:
+        if column not in self.interleaved:
+            return f"c{column} + {index}"
+        step, offset = len(self.interleaved), column - self.interleaved[0]
+        return f"c{self.interleaved[0]} + {index} * {step} + {offset}"
+
+    def store(self, column: int, value: str) -> list[str]:
+        return [f"tl.store({self.pointers(column)}, ({value}).to({self.memory[self.dtypes[column]]}), mask=mask)"]
