@@ -6,8 +6,8 @@ import hashlib
 import linecache
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -49,50 +49,65 @@ class Function:
 
     def __init__(self, function: Any) -> None:
         self._function = function
-        self._built: dict[Any, EngineUnavailable | None] = {}
+        self._built: dict[Any, Callable[..., None] | EngineUnavailable] = {}
 
     def __call__(
-        self, device: torch.device, programs: int, *arguments: Any, num_warps: int = WARPS, **constants: Any
+        self,
+        device: torch.device,
+        programs: int,
+        arguments: Sequence[Any],
+        constants: tuple[Any, ...],
+        num_warps: int = WARPS,
     ) -> None:
         """Run so many programs on the current stream of the device.
 
         Raises:
             EngineUnavailable: Triton cannot build the kernel here.
         """
-        # Contracting a * b + c into one rounding would give other bits than torch's separate operations.
-        options = {"num_warps": num_warps, "enable_fp_fusion": False, **constants}
-        with current(device):
-            what = device.index, num_warps, *constants.values()
-            if what not in self._built:
-                self._built[what] = self._build(device, arguments, options)
-            if failure := self._built[what]:
-                raise EngineUnavailable(*failure.args)
-            self._function[(programs,)](*arguments, **options)
+        what = device.index, num_warps, constants
+        run = self._built.get(what)
+        if run is None:
+            with on(device):
+                run = self._built[what] = self._build(device, arguments, constants, num_warps)
+        if isinstance(run, EngineUnavailable):
+            raise EngineUnavailable(*run.args)
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            run(programs, *arguments, *constants)
+        else:
+            with on(device):
+                run(programs, *arguments, *constants)
 
     def _build(
-        self, device: torch.device, arguments: tuple[Any, ...], options: dict[str, Any]
-    ) -> EngineUnavailable | None:
-        """Build it, or say why that cannot be."""
+        self, device: torch.device, arguments: Sequence[Any], constants: tuple[Any, ...], num_warps: int
+    ) -> Callable[..., None] | EngineUnavailable:
+        """What launches the kernel, or why it cannot be had."""
+        if device.type != "cuda":  # Triton's interpreter, which builds nothing
+            return lambda programs, *given: self._function[(programs,)](*given)
         if is_capturing(device):
             raise RuntimeError("a kernel cannot be built while a CUDA graph is captured; run once before")
-        if not hasattr(self._function, "warmup"):  # the interpreter has nothing to build
-            return None
         try:
-            self._function.warmup(*arguments, grid=(1,), **options)
+            # Contracting a * b + c into one rounding would give other bits than torch's separate operations.
+            kernel = self._function.warmup(
+                *arguments, *constants, grid=(1,), num_warps=num_warps, enable_fp_fusion=False
+            )
+            launch, start = kernel.run, (kernel.function, kernel.packed_metadata, None, None, None)
         except Exception as error:  # whatever the compiler, its tools and its cache raise
             lines = str(error).strip().splitlines() or ["no message"]
             return EngineUnavailable(f"Triton cannot build a kernel: {type(error).__name__}: {lines[-1]}")
-        return None
+        index = device.index
+        # As torch's compiler launches them: Triton's own way, kernel[grid](...), takes several times as long.
+        return lambda programs, *given: launch(programs, 1, 1, current_stream(index), *start, *given)
 
 
-@contextmanager
-def current(device: torch.device) -> Iterator[None]:
-    """Triton launches on the current device."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        yield
-    else:
-        with torch.cuda.device(device):
-            yield
+# The number of the current stream, by the way that torch's compiler goes.
+current_stream: Callable[[int], int] = getattr(
+    torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream
+)
+
+
+def on(device: torch.device) -> Any:
+    """Where Triton builds and launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def is_capturing(device: torch.device) -> bool:
@@ -153,7 +168,7 @@ class TritonArrays:
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         self._formula, self._dtypes = formula, dtypes
-        triton_kernel(formula, dtypes)  # says at once if there is no Triton
+        self._function = triton_kernel(formula, dtypes).run_one
 
     def run_arrays(
         self, device: torch.device, elements: int, addresses: Iterable[int], hypers: Sequence[Any]
@@ -161,17 +176,14 @@ class TritonArrays:
         """Run over so many elements of each column."""
         if not elements:
             return
-        on_device, arguments = split_hypers(hypers)
-        run_one = triton_kernel(self._formula, self._dtypes, (), on_device).run_one
-        assert run_one is not None
         addresses = list(addresses)
-        run_one(
-            device,
-            -(-elements // BLOCK),
-            *in_order([elements, *addresses], arguments, len(on_device)),
-            BLOCK=BLOCK,
-            ALIGNED=is_aligned(addresses),
-        )
+        arguments, function = [elements, *addresses], self._function
+        if hypers:
+            on_device, given = split_hypers(hypers)
+            arguments = in_order(arguments, given, len(on_device))
+            function = triton_kernel(self._formula, self._dtypes, (), on_device).run_one if on_device else function
+        assert function is not None
+        function(device, -(-elements // BLOCK), arguments, (BLOCK, is_aligned(addresses)))
 
 
 class TritonLaunch(Launch):
@@ -255,14 +267,8 @@ class TritonLaunch(Launch):
         arrays = [k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array"]
         aligned = all(is_aligned(own[k * len(items) : (k + 1) * len(items)]) for k in arrays)
         integers = [work.chunks.data_ptr(), addresses, work.done.data_ptr(), work.programs, len(items)]
-        kernel.run(
-            self.device,
-            work.programs,
-            *in_order(integers, hypers, on_device, scalars),
-            CHUNK=CHUNK,
-            BLOCK=BLOCK,
-            ALIGNED=aligned,
-        )
+        arguments = in_order(integers, hypers, on_device, scalars)
+        kernel.run(self.device, work.programs, arguments, (CHUNK, BLOCK, aligned))
 
 
 def _of_items(table: array[int], items: tuple[int, ...], count: int) -> Iterator[int]:
@@ -291,7 +297,7 @@ class _Work:
             self._table, self._known = self._captured(table), None
         else:
             # Another stream would have to wait for the one that sent it.
-            known = torch.cuda.current_stream(self._device).cuda_stream, table.tobytes()
+            known = current_stream(self._device.index), table.tobytes()
             if known != self._known:
                 self._table, self._known = uploaded(table, self._device), known
                 if self._spare is None:

@@ -83,11 +83,9 @@ class TritonRowKernel:
             built_once(_function, *self._what, on_device)(
                 device,
                 programs,
-                *in_order(integers, arguments, len(on_device)),
+                in_order(integers, arguments, len(on_device)),
+                (rows, block, aligned and is_aligned(addresses)),
                 num_warps=rows * block * WARPS // BLOCK,
-                ROWS=rows,
-                BLOCK=block,
-                ALIGNED=aligned and is_aligned(addresses),
             )
         if not self._totals:
             return ()

@@ -199,7 +199,7 @@ class RuleOptimizer(Optimizer):
 
     @property
     def engine(self) -> str:
-        """What ran in the last step: "c", "triton", "foreach" or "loop", joined by commas if several; "" before the first."""
+        """What ran in the last step: "c", "triton", "foreach", "loop", with commas if several; "" before the first."""
         return ", ".join(sorted({engine for plan in self._plans.values() for engine in plan.engines}))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
