@@ -20,25 +20,21 @@ TRITON_ROW_MEMORY = TRITON_MEMORY | {torch.int64: "tl.int64", torch.uint8: "tl.u
 WIDEST = 4 * BLOCK  # elements of a row that a program has in its registers
 
 # Row i of column k begins tk elements after row i - 1, and the first one fk bytes after the address ak; the last row
-# may be shorter. Sums of numbers over all rows are left in `totals`, program by program.
+# may be shorter. Sums of numbers over all rows are left in `totals`, program by program. That an integer is a multiple
+# of 16, so that vectors can be loaded, the compiler learns from // 16 * 16: it forgets tl.multiple_of of an argument.
 _ROWS = """
 {decorator}
 def run({parameters}ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, BLOCK)[None, :]
     is_row = i < rows
+{bases}
     n = tl.where(i == rows - 1, last, length)
-{pointers}
     if ALIGNED:
-        n = tl.multiple_of(n, [1, 16])
+        n = n // 16 * 16
 {aligned}
+{pointers}
 {lines}
-"""
-
-_LOOP = """\
-for k in range(0, length, BLOCK):
-    j = k + lane
-    mask = is_row & (j < n)
 """
 
 
@@ -48,8 +44,9 @@ class TritonRowKernel:
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
         self._what = formula, dtypes, interleaved
         self._totals = sum(kind == "total" for kind in formula.outputs)
-        self._sizes = [dtype.itemsize for column, dtype in enumerate(dtypes) if column not in interleaved[1:]]
-        built_once(_function, *self._what, ())  # says at once if there is no Triton
+        bases = (column for column in range(len(dtypes)) if column not in interleaved[1:])
+        self._arrays = [place for place, column in enumerate(bases) if formula.kind(column) == "array"]
+        built_once(_function, *self._what, True, ())  # says at once if there is no Triton
 
     def prepare(
         self, shape: tuple[int, int, int], steps: Iterable[tuple[int, int]], device: torch.device
@@ -59,8 +56,7 @@ class TritonRowKernel:
         block = min(max(1 << (length - 1).bit_length(), ALIGNMENT), WIDEST)
         tile = max(1, BLOCK // block), block
         steps = list(steps)
-        strides = [stride * size for (stride, _), size in zip(steps, self._sizes, strict=True)]
-        aligned = is_aligned((length, last, *strides, *(first for _, first in steps)))
+        aligned = is_aligned((length, last, *chain.from_iterable(steps[place] for place in self._arrays)))
         return partial(self._call, device, shape, tile, [*chain.from_iterable(steps)], aligned)
 
     def _call(
@@ -80,11 +76,11 @@ class TritonRowKernel:
             addresses = list(addresses)
             on_device, arguments = split_hypers(hypers)
             integers = [partial_sums.data_ptr(), *shape, *addresses, *steps]
-            built_once(_function, *self._what, on_device)(
+            built_once(_function, *self._what, shape[1] <= block, on_device)(
                 device,
                 programs,
                 in_order(integers, arguments, len(on_device)),
-                (rows, block, aligned and is_aligned(addresses)),
+                (rows, block, aligned and is_aligned(addresses[place] for place in self._arrays)),
                 num_warps=rows * block * WARPS // BLOCK,
             )
         if not self._totals:
@@ -93,9 +89,9 @@ class TritonRowKernel:
 
 
 def _function(
-    formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range, on_device: OnDevice
+    formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range, whole: bool, on_device: OnDevice
 ) -> Function:
-    return Function(functions(TritonRowWriter(formula, dtypes, interleaved, dict(on_device)).source())["run"])
+    return Function(functions(TritonRowWriter(formula, dtypes, interleaved, whole, dict(on_device)).source())["run"])
 
 
 def triton_row_kernel(
@@ -106,7 +102,10 @@ def triton_row_kernel(
 
 
 class TritonRowWriter(TritonWriter):
-    """Writes the kernel of a formula of rows. What is one number a row is a column of a block, the rest a block."""
+    """Writes the kernel of a formula of rows. What is one number a row is a column of a block, the rest a block.
+
+    `whole`: a block holds whole rows, else a program goes over its row block by block, once for each of the `Loops`.
+    """
 
     memory = TRITON_ROW_MEMORY
 
@@ -115,17 +114,21 @@ class TritonRowWriter(TritonWriter):
         formula: Formula,
         dtypes: tuple[torch.dtype, ...],
         interleaved: range = range(0),
+        whole: bool = False,
         on_device: Mapping[int, torch.dtype] | None = None,
     ) -> None:
         super().__init__(trace(formula), dtypes, (), on_device)
-        self.interleaved, self.loops = interleaved, Loops(self.program)
+        self.interleaved, self.whole, self.loops = interleaved, whole, Loops(self.program)
         self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
 
     def source(self) -> str:
         steps = chain.from_iterable((f"t{column}", f"f{column}") for column in self.bases)
         integers = ["totals", "rows", "length", "last", *(f"a{column}" for column in self.bases), *steps]
-        pointers = [self._pointer(column, f"(a{column} + f{column})") + f" + i * t{column}" for column in self.bases]
-        aligned = [f"    c{column} = tl.multiple_of(c{column}, [1, 16])" for column in self.bases]
+        pointers = [f"c{column} += i * t{column}" for column in self.bases]
+        aligned = []
+        for column in self.arrays_in_memory():
+            aligned.append(f"    c{column} = tl.multiple_of(c{column}, 16)")
+            aligned.append(f"    t{column} = t{column} // 16 * 16")
         lines = self.hypers()
         for column in self.scalars():
             lines.append(f"s{column} = tl.load(c{column}, mask=is_row, other=0).to(tl.float64)")
@@ -139,8 +142,16 @@ class TritonRowWriter(TritonWriter):
             own = f"totals.to(tl.pointer_type(tl.float64)) + tl.program_id(0) * {len(totals)} + {place}"
             lines.append(f"tl.store({own}, tl.sum(tl.where(is_row, n{line}, 0.0)))")
         return HEAD + _ROWS.format(
-            **self.signature(integers), pointers=indented(pointers), aligned=indented(aligned), lines=indented(lines)
+            **self.signature(integers),
+            bases=indented([self._pointer(column, f"(a{column} + f{column})") for column in self.bases]),
+            pointers=indented(pointers),
+            aligned=indented(aligned),
+            lines=indented(lines),
         )
+
+    def arrays_in_memory(self) -> list[int]:
+        """The columns in memory that hold something for each element."""
+        return [column for column in self.bases if self.formula.kind(column) == "array"]
 
     def _loop(self, loop: int) -> list[str]:
         """The loop in which reductions and results are computed that cannot come earlier."""
@@ -167,10 +178,15 @@ class TritonRowWriter(TritonWriter):
         for column, line in stored:
             body += self.store(column, self.operand(line))
         uniforms = [f"u{place} = ({self.table[place]}).to({self.real})" for place in range(seen, len(self.table))]
-        return [*uniforms, *before, *(_LOOP + indented(body)).splitlines(), *after]
+        body = ["mask = is_row & (j < n)", *body]
+        if self.whole:  # the compiler finds what loops have in common: it is loaded and computed once
+            body = ["j = lane", *body]
+        else:
+            body = ["for k in range(0, length, BLOCK):", *indented(["j = k + lane", *body]).splitlines()]
+        return [*uniforms, *before, *body, *after]
 
     def _needed(self, roots: Collection[int]) -> list[int]:
-        """The lines that a loop computes for these, in the order of the program; all anew, which memory hides."""
+        """The lines that a loop computes for these, in the order of the program; all anew."""
         needed: set[int] = set()
         stack = list(roots)
         while stack:
