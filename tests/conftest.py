@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 
 from torch_lecture_ops.formula import COMPILED
 from torch_lecture_ops.formula.compiled import TRITON
+from torch_lecture_ops.formula.engine import _kernel_or_reason, note_fallback
 from torch_lecture_ops.functions.elementwise import _Evaluator
 from torch_lecture_ops.functions.operation import RowFormula
 
@@ -100,9 +101,24 @@ def interpret(patch):
     """The Triton engine for CPU tensors, until the patch is undone (then call `forget_kernels`)."""
     from triton.runtime.interpreter import InterpreterBuilder
 
-    patch.setitem(COMPILED, "cpu", TRITON)
     patch.setattr(InterpreterBuilder, "create_fp_trunc", _rounded)
+    patch.setitem(COMPILED, "cpu", TRITON)
     forget_kernels()
+
+
+@pytest.fixture
+def triton_unbuilt(monkeypatch):
+    """The Triton engine for CPU tensors, which has built nothing and said nothing so far: to see what it cannot."""
+
+    def forget():
+        for known in (_kernel_or_reason, note_fallback):
+            known.cache_clear()
+        forget_kernels()
+
+    monkeypatch.setitem(COMPILED, "cpu", TRITON)
+    forget()
+    yield
+    forget()
 
 
 def _rounded(builder, source, dtype):

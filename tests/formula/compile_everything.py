@@ -1,8 +1,7 @@
 """Compile every kernel that the package launches, for a device that need not be there; see test_triton.py.
 
-Run as a script, without Triton's interpreter. The whole package is called on CPU tensors, with an engine that compiles
-each kernel instead of running it. Prints, as JSON, what is to be known of each: its PTX, and what the assembler says of
-its registers.
+Run as a script with a compute capability, such as 90, without Triton's interpreter. The whole package is called on CPU
+tensors, with an engine that compiles each kernel instead of running it. Prints, as JSON, what is to be known of each.
 """
 
 import json
@@ -26,14 +25,15 @@ found = []
 
 
 def compile_only(function, device, arguments, constants, num_warps):
-    """Instead of `Function._build`: the kernel for a device of this compute capability, and a launch that does nothing."""
+    """Instead of `Function._build`: compiled for a device of this compute capability; a launch does nothing."""
     kernel = function._function
     names = [parameter.name for parameter in kernel.params]
     types = {parameter.name: parameter.annotation_type or "constexpr" for parameter in kernel.params}
     source = ASTSource(kernel, types, dict(zip(names[len(arguments) :], constants, strict=True)))
     options = {"num_warps": num_warps, "enable_fp_fusion": False}
     built = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
-    found.append({"text": kernel.src, "ptx": built.asm["ptx"], "local": bytes_of_stack(built.asm["cubin"])})
+    stack = bytes_of_stack(built.asm["cubin"])
+    found.append({"text": kernel.src, "ptx": built.asm["ptx"], "stack": stack, "is_aligned": constants[-1]})
     return lambda programs, *given: None
 
 
@@ -64,8 +64,6 @@ def rules(dtype):
             step(cls, dtype, **more, form=form)
         step(cls, dtype, **more, maximize=True, weight_decay=0.1)
         step(cls, dtype, **more, weight_decay=0.1, decoupled_weight_decay=True)
-        if dtype.itemsize == 2:
-            step(cls, dtype, **more, kahan=True)
     step(optim.SGD, dtype, lr=0.1, momentum=0.9)
     step(optim.SGD, dtype, lr=0.1, momentum=0.9, nesterov=True)
     step(optim.RMSprop, dtype, momentum=0.9, centered=True)
@@ -99,7 +97,10 @@ def functions(dtype):
 if __name__ == "__main__":
     COMPILED["cpu"] = TRITON
     triton_engine.Function._build = compile_only
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        rules(dtype)
-        functions(dtype)
+    rules(torch.float32)
+    functions(torch.float32)
+    for dtype in (torch.bfloat16, torch.float64):
+        step(optim.NAdam, dtype, lr=0.1, kahan=dtype.itemsize == 2)
+        F.cross_entropy(torch.rand(8, 16, dtype=dtype, requires_grad=True), torch.arange(8)).backward()
+        F.tanh(torch.rand(16, dtype=dtype, requires_grad=True)).sum().backward()
     json.dump(found, sys.stdout)

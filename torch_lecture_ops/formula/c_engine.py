@@ -78,7 +78,7 @@ def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:
 class CLaunch(Launch):
     """The launches of the C engine: over CPU tensors."""
 
-    name = "C"
+    name, where = "C", "the CPU"
 
     def supports(self, tensor: Tensor) -> bool:
         return (

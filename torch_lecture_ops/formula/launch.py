@@ -32,6 +32,7 @@ class Launch:
     """
 
     name: ClassVar[str]  # of the engine
+    where: ClassVar[str]  # its tensors lie
 
     def __init__(self, formula: Formula, fresh: Sequence[int] = ()) -> None:
         self._formula, self._fresh = formula, tuple(fresh)
@@ -123,7 +124,7 @@ class Launch:
             for tensor in column:
                 if not supports(tensor) or (number in arrays and tensor.device != self.device):
                     raise EngineUnavailable(
-                        f"the {self.name} engine computes on strided float tensors of one device, got "
+                        f"the {self.name} engine computes on strided float tensors of {self.where}, got "
                         f"{type(tensor).__name__}, {tensor.dtype}, {tensor.layout}, device {tensor.device}"
                     )
                 if tensor.dtype != self.dtypes[number]:

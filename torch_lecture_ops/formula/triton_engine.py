@@ -193,7 +193,7 @@ class TritonLaunch(Launch):
     with the same numbers go in one launch, which gets them as arguments.
     """
 
-    name = "Triton"
+    name, where = "Triton", "one CUDA device"
 
     def supports(self, tensor: Tensor) -> bool:
         return (
@@ -227,8 +227,8 @@ class TritonLaunch(Launch):
             return
         if is_capturing(self.device):
             raise RuntimeError(
-                f"Attempting CUDA graph capture of step() for an instance of {self._formula.name} but "
-                "param_groups' capturable is False."
+                f"Attempting CUDA graph capture of step() for an instance of {self._formula.name} but param_groups' "
+                "capturable is False. Its step would stay on the CPU: use capturable=True or fused=True."
             )
         values = list(zip(*(torch.stack(columns[k]).tolist() for k in self._on_host), strict=True))
         together: dict[Any, list[int]] = defaultdict(list)

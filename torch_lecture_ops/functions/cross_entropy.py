@@ -100,7 +100,8 @@ class CrossEntropy(Operation):
     counts nowhere.
 
     Saves x, the target and, for each row, m and ln Σ eˣ⁻ᵐ (torch: a second matrix). As in torch, the mean over nothing
-    is NaN, its gradient 0. Better than torch: an ignored row has a gradient of 0 also if it holds NaN, and a class
+    is NaN, its gradient 0. A label that is no class raises an IndexError; on a device, which nobody waits for, it makes
+    the loss NaN. Better than torch: an ignored row has a gradient of 0 also if it holds NaN, and a class
     with q = 0 may have x = -∞.
 
     Source: Larson, 'Neural Network Optimization and Activation', slide 'Practical Implementation of Architectures',

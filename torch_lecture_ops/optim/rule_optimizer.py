@@ -41,7 +41,8 @@ class RuleOptimizer(Optimizer):
 
     The shell does the rest, alike for every rule:
 
-    - closure, parameter groups, hooks, state and checkpoints, maximize, differentiable, capturable;
+    - closure, parameter groups, hooks, state and checkpoints, maximize, differentiable; capturable, or fused=True,
+      keeps the step and other numbers on the device, which a CUDA graph needs (by default they are on the CPU);
     - weight decay: coupled, an L2 penalty λ p in the gradient, or decoupled, p = (1 - η λ) p before the step;
     - complex parameters as pairs of real numbers; half types computed in float32, and with kahan=True in addition
       compensated: what rounding takes from a parameter is kept in a buffer, "compensation" in the state, and added at
@@ -50,10 +51,10 @@ class RuleOptimizer(Optimizer):
       included (a coupled weight decay is refused, as torch's Adagrad does). SGD takes them as the dense gradients
       that they mean;
     - DTensor parameters (FSDP2): each process updates its own shard;
-    - the choice of an engine. fused=True asks for one compiled C loop over all parameters, foreach=True for torch's
-      multi-tensor operators, foreach=False with fused=False for the plain loop; what cannot be had raises a
-      RuntimeError that says why. Left at None, the fastest engine that is safe for these tensors runs, and `engine`
-      tells which.
+    - the choice of an engine. fused=True asks for one compiled loop over all parameters (C on the CPU, Triton on
+      CUDA), foreach=True for torch's multi-tensor operators, foreach=False with fused=False for the plain loop; what
+      cannot be had raises a RuntimeError that says why. Left at None, the fastest engine that is safe for these tensors
+      runs, and `engine` tells which.
 
     Arguments:
         params: parameters or groups of them, as for every torch optimizer.

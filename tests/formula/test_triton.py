@@ -1,0 +1,199 @@
+"""The Triton engine where there is no device: what its kernels compile to, and what happens where it cannot run."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_lecture_ops.nn.functional as F
+from torch_lecture_ops import optim
+from torch_lecture_ops.formula import EngineUnavailable, triton_engine
+from torch_lecture_ops.formula.triton_engine import Function
+
+# --------------------------------------------------------------------- what is compiled for compute capability 9.0
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Every kernel of the package, compiled for a device that need not be there."""
+    pytest.importorskip("triton")
+    script = Path(__file__).with_name("compile_everything.py")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    done = subprocess.run([sys.executable, script, "90"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_into_registers_and_vector_loads(compiled):
+    assert len(compiled) > 100
+    for kernel in compiled:
+        assert kernel["stack"] <= 16, kernel["text"]  # bytes of a thread that do not fit
+        is_vector = re.search(r"(?:ld|st)\.global\.v[24]", kernel["ptx"])
+        assert is_vector or not kernel["is_aligned"] or "j *" in kernel["text"], kernel["text"]
+
+
+@pytest.mark.slow
+def test_no_kernel_divides_or_takes_roots_approximately(compiled):
+    for kernel in compiled:
+        approximate = re.findall(r"\b(?:div|sqrt|rcp|ex2|lg2|tanh)\.(?:full|approx)\S*\.f32", kernel["ptx"])
+        assert not approximate, (approximate, kernel["text"])
+        assert ".ftz.f32" not in kernel["ptx"], kernel["text"]  # subnormals stay
+
+
+@pytest.mark.slow
+def test_numbers_on_the_device_are_read_by_all_before_one_writes(compiled):
+    kernels = [kernel for kernel in compiled if "atomic_add" in kernel["text"]]
+    assert kernels
+    for kernel in kernels:
+        barrier, atomic = kernel["ptx"].index("bar.sync"), kernel["ptx"].index("atom.global.gpu.acq_rel")
+        assert barrier < atomic
+        assert not re.search(r"\bld\.global", kernel["ptx"][atomic:])
+
+
+# ------------------------------------------------------------------------------------------------- where it cannot run
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def no_triton(triton_unbuilt, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+
+
+@pytest.fixture
+def no_tools(triton_unbuilt, monkeypatch):
+    """Triton is there, but what it needs to build a kernel is not."""
+    reason = EngineUnavailable("Triton cannot build a kernel: CalledProcessError: no assembler")
+    monkeypatch.setattr(Function, "_build", lambda *_: reason)
+
+
+MISSING = pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("no_triton", "Triton cannot be imported: import of triton halted; None in sys.modules"),
+        pytest.param(
+            "no_tools",
+            "Triton cannot build a kernel: CalledProcessError: no assembler",
+            marks=pytest.mark.needs_interpreter,
+        ),
+    ],
+)
+
+
+@MISSING
+def test_functions_fall_back_to_torchs_operators_and_say_so_once(missing, reason, request, caplog):
+    request.getfixturevalue(missing)
+    x, other = torch.rand(4, 6, requires_grad=True), torch.rand(4, 6)
+    with caplog.at_level(logging.WARNING, "torch_lecture_ops"):
+        for _ in range(2):
+            torch.testing.assert_close(F.silu(x), torch.nn.functional.silu(x))
+            torch.testing.assert_close(F.softmax(x, 1), torch.softmax(x, 1))
+            torch.testing.assert_close(F.maxout(x, 2), x.view(4, 3, 2).amax(2))
+            torch.testing.assert_close(F.mse_loss(x, other), torch.nn.functional.mse_loss(x, other))
+            loss = F.cross_entropy(x, torch.arange(4))
+            loss.backward()
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(x, torch.arange(4)))
+    assert said(caplog) == [f"no compiled kernels: {reason}; torch's operators instead"]
+
+
+@MISSING
+def test_optimizers_fall_back_to_foreach_and_say_so_once(missing, reason, request, caplog):
+    request.getfixturevalue(missing)
+    ours, theirs = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
+    ours.grad = theirs.grad = torch.arange(5.0)
+    mine, torchs = optim.Adam([ours]), torch.optim.Adam([theirs])
+    with caplog.at_level(logging.WARNING, "torch_lecture_ops"):
+        for _ in range(3):
+            mine.step()
+            torchs.step()
+    assert mine.engine == "foreach"
+    torch.testing.assert_close(ours, theirs)
+    assert said(caplog) == [f"no compiled kernels: {reason}; foreach instead"]
+    with pytest.raises(RuntimeError, match=f"^Adam: fused=True cannot be had: {re.escape(reason)}; use foreach=True"):
+        optim.Adam([ours], fused=True).step()
+
+
+class FakeKernel:
+    """What `warmup` of a kernel returns: it notes how it is launched."""
+
+    function, packed_metadata = "function", "metadata"
+
+    def __init__(self):
+        self.launches = []
+
+    def run(self, *arguments):
+        self.launches.append(arguments)
+
+
+class FakeFunction:
+    def __init__(self, result):
+        self.result, self.builds = result, 0
+
+    def warmup(self, *arguments, grid, **options):
+        self.builds += 1
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A device that is not there, for what only passes its number on."""
+    monkeypatch.setattr(triton_engine, "on", lambda device: torch.device("cpu"))
+    monkeypatch.setattr(triton_engine, "is_capturing", lambda device: False)
+    monkeypatch.setattr(triton_engine, "current_stream", lambda index: 70 + index)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return torch.device("cuda", 0)
+
+
+def test_a_kernel_is_built_once_for_its_constants_and_launched_on_the_current_stream(cuda):
+    kernel = FakeKernel()
+    function = Function(FakeFunction(kernel))
+    for programs, size in [(3, 5), (4, 6)]:
+        function(cuda, programs, [size, 0.5], (1024, True))
+    assert function._function.builds == 1
+    start = (70, "function", "metadata", None, None, None)
+    assert kernel.launches == [(3, 1, 1, *start, 5, 0.5, 1024, True), (4, 1, 1, *start, 6, 0.5, 1024, True)]
+    function(cuda, 1, [5, 0.5], (1024, False))
+    function(torch.device("cuda", 1), 1, [5, 0.5], (1024, True))
+    assert function._function.builds == 3
+    assert kernel.launches[-1][3] == 71
+
+
+def test_what_fails_to_build_is_tried_once(cuda):
+    function = Function(FakeFunction(ValueError("at 3:4\nno such instruction\n")))
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match=r"^Triton cannot build a kernel: ValueError: no such instruction$"):
+            function(cuda, 1, [5], (1024, True))
+    assert function._function.builds == 1
+
+
+def test_an_interrupted_build_is_no_failure(cuda):
+    function = Function(FakeFunction(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        function(cuda, 1, [5], (1024, True))
+    function._function.result = FakeKernel()
+    function(cuda, 1, [5], (1024, True))
+
+
+def test_no_kernel_is_built_during_a_capture(cuda, monkeypatch):
+    monkeypatch.setattr(triton_engine, "is_capturing", lambda device: True)
+    function = Function(FakeFunction(FakeKernel()))
+    with pytest.raises(RuntimeError, match="cannot be built while a CUDA graph is captured; run once before"):
+        function(cuda, 1, [5], (1024, True))
+    assert function._function.builds == 0
+
+
+def test_triton_is_imported_when_a_kernel_is_built():
+    program = "import sys, torch_lecture_ops.optim, torch_lecture_ops.nn; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
