@@ -45,7 +45,9 @@ def test_no_kernel_divides_or_takes_roots_approximately(compiled):
     for kernel in compiled:
         approximate = re.findall(r"\b(?:div|sqrt|rcp|ex2|lg2|tanh)\.(?:full|approx)\S*\.f32", kernel["ptx"])
         assert not approximate, (approximate, kernel["text"])
-        assert ".ftz.f32" not in kernel["ptx"], kernel["text"]  # subnormals stay
+        flushing = set(re.findall(r"\w+\S*\.ftz\S*", kernel["ptx"]))  # subnormals to 0
+        # CUDA's own exp and log of doubles begin so: with a look at the exponent, with a first guess of a reciprocal
+        assert flushing <= {"abs.ftz.f32", "rcp.approx.ftz.f64"}, kernel["text"]
 
 
 @pytest.mark.slow
