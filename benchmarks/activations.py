@@ -4,6 +4,7 @@
     python benchmarks/activations.py --function relu,silu --size 65536,1048576 --seconds 10
     python benchmarks/activations.py --memory            # instead: the bytes saved for the backward
     python benchmarks/activations.py --check             # exit status 1 if a floor is missed
+    python benchmarks/activations.py --device cuda --graph --check
 
 Torch has no affine function and no maxout: affine stands beside `A * x + C`, maxout beside the maximum over the last
 of two dimensions. PReLU has one slope for all elements and gets the gradients of both, input and slope. Maxout takes

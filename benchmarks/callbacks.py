@@ -3,11 +3,13 @@
     python benchmarks/callbacks.py
     python benchmarks/callbacks.py --monitor activation,all --batch 32 --seconds 20
     python benchmarks/callbacks.py --check               # exit status 1 if a monitor costs more than it may
+    python benchmarks/callbacks.py --device cuda
 
 The MLP is 784-256-128-10 with ReLU, cross-entropy and our Adam, the digits are random; Lightning trains it, with a
 CSVLogger. The contenders take turns of 50 steps within one training, each with one measurement, so that neighbours in
 a quotient are a tenth of a second apart. What happens before the first step is not timed. The probe batch of
-ActivationMonitor has 300 examples.
+ActivationMonitor has 300 examples. On CUDA, too, turns are timed by the clock of the host, which waits for the device
+between two of them: a training is Lightning's Python above all.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
@@ -30,11 +31,13 @@ from lightning.pytorch.loggers import CSVLogger
 from side_by_side import (
     LEAST_ROUNDS,
     Spread,
+    Verdict,
     names_of,
     order_of_round,
     parse_common_options,
     parser_with_common_options,
     ratio,
+    results_file,
     run,
     show_seconds,
     spread,
@@ -86,7 +89,7 @@ class Cost:
         ceiling = "-" if self.ceiling is None else f"{100 * self.ceiling:g} %"
         return [self.monitor, str(self.rounds), without, with_it, shown, ceiling]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
+    def verdicts(self) -> list[Verdict]:
         if self.ceiling is None:
             return []
         text = f"{self.monitor}: costs {100 * self.cost.median:.2f} % of the training, ceiling {100 * self.ceiling:g} %"
@@ -203,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--monitor", type=names_of(known), default=",".join(known), metavar="A,B", help=", ".join(known))
     add("--batch", type=whole_number, default=CEILING_BATCH, metavar="N", help="images a step (default %(default)s)")
     options = parse_common_options(parser, argv)
-    options.json = options.json or Path("runs", "callbacks.json")
+    options.json = results_file(PROGRAM, options)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     return run(measure_all(options), COLUMNS, options, PROGRAM)
 

@@ -4,6 +4,7 @@
     python benchmarks/losses.py --function mse_loss,cross_entropy --size 1048576,1024x1000 --seconds 10
     python benchmarks/losses.py --memory                 # instead: the bytes saved for the backward
     python benchmarks/losses.py --check                  # exit status 1 if a floor is missed
+    python benchmarks/losses.py --device cuda --graph --check
 
 Losses are means and their gradient is that of the input alone. The elementwise ones take sizes in elements; targets of
 the two binary cross-entropies are random zeros and ones. Softmax, log-softmax and cross-entropy take sizes in rows x

@@ -6,12 +6,16 @@
     python benchmarks/optimizer_step.py --first-step     # instead: the first step in fresh processes
     python benchmarks/optimizer_step.py --memory         # instead: the memory that a step takes for a while
     python benchmarks/optimizer_step.py --check          # exit status 1 if a floor is missed
+    python benchmarks/optimizer_step.py --device cuda --graph --check
 
 All contenders update the same parameters from the same gradients, each with a state of its own. "Torch's best" is the
 fastest of loop, foreach and fused, whichever it is; the floors are about it. A compiled step has columns of its own:
 it takes up to a minute to build, again for each model.
 
 GB/s: what the rule has to move, reading p, g and the state, writing p and the state. The copy touches as much memory.
+
+--graph: steps are made with capturable=True, ours and torch's, where a class has it. Where torch's has not, SGD counts
+no steps, and Adagrad, if not fused, counts on the host: once, when it is captured; its kernels are those of any step.
 """
 
 from __future__ import annotations
@@ -25,9 +29,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -36,6 +39,9 @@ from side_by_side import (
     DTYPES,
     Copy,
     Spread,
+    Verdict,
+    add_graph,
+    contender,
     fail,
     gigabytes_per_second,
     measure,
@@ -43,6 +49,7 @@ from side_by_side import (
     parse_common_options,
     parser_with_common_options,
     ratio,
+    results_file,
     run,
     show_ratio,
     show_seconds,
@@ -140,16 +147,31 @@ MODELS = {
     "gpt2": Model(gpt2_small, 148, 124_439_808),
 }
 
+HAS_FUSED = {
+    name: "fused" in inspect.signature(getattr(torch.optim, case.class_name)).parameters for name, case in CASES.items()
+}
+
 # Torch's best / ours, CPU, float32: where torch has a fused path, and where it has none.
 FUSED = {"tiny": 1.0, "mlp": 1.0, "many": 2.0, "resnet18": 0.95, "gpt2": 0.95}
 NOT_FUSED = {"tiny": 1.5, "mlp": 2.5, "many": 5.0, "resnet18": 3.0, "gpt2": 3.5}
-FLOORS = {
-    (model, name): (
-        FUSED if "fused" in inspect.signature(getattr(torch.optim, case.class_name)).parameters else NOT_FUSED
-    )[model]
-    for model in MODELS
-    for name, case in CASES.items()
+FLOORS = {(model, name): (FUSED if HAS_FUSED[name] else NOT_FUSED)[model] for model in MODELS for name in CASES}
+
+# CUDA, float32, one H200: a path of torch / ours; and GB/s of ours / GB/s of the copy.
+CUDA_FLOORS = {("many", name): {"fused": 1.0} for name in CASES}
+CUDA_FLOORS |= {
+    ("gpt2", name): {"fused": 1.0, "copy": 0.85} if HAS_FUSED[name] else {"foreach": 3.0, "copy": 0.85}
+    for name in CASES
 }
+
+
+def floors_of(model: str, name: str, options: argparse.Namespace) -> Mapping[str, float]:
+    """The floors of a row by what ours is compared with: torch's best, a path of torch, or the copy."""
+    if options.dtype != "float32":
+        return {}
+    if options.device == "cuda":
+        return CUDA_FLOORS.get((model, name), {})
+    return {"best": FLOORS[model, name]}
+
 
 # Seconds that the first step of a rule in a fresh process may take, with an empty and with a filled cache.
 COLD_LIMIT, WARM_LIMIT = 0.5, 0.02
@@ -176,7 +198,9 @@ class Comparison:
     best: str  # of torch's paths, the compiled one left aside
     ratio: Spread  # torch's best / ours
     compiled_ratio: Spread | None  # compiled / ours
-    floor: float | None
+    ratios: dict[str, Spread]  # each path of torch / ours; "copy": GB/s of ours / GB/s of the copy
+    floor: float | None  # the one that a path of torch sets
+    floors: Mapping[str, float]  # all
     gigabytes_per_second: dict[str, float]
 
     def cells(self) -> list[str]:
@@ -190,11 +214,15 @@ class Comparison:
         times = [ours, loop, foreach, fused, ratio, floor, compiled, compiled_ratio]
         return [self.model, self.optimizer, self.engine, *times, *rates]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
-        if self.floor is None:
-            return []
-        text = f"{self.optimizer} on {self.model}: {self.best} / ours {self.ratio.median:.3f}, floor {self.floor}"
-        return [(text, self.ratio.median >= self.floor)]
+    def verdicts(self) -> list[Verdict]:
+        return [self.verdict(self.best if other == "best" else other, floor) for other, floor in self.floors.items()]
+
+    def verdict(self, other: str, floor: float) -> Verdict:
+        what = f"{self.optimizer} on {self.model}: {'GB/s of ours / copy' if other == 'copy' else f'{other} / ours'}"
+        if other not in self.ratios:
+            return f"{what}, floor {floor}: {self.unavailable[other]}", None
+        reached = self.ratios[other].median
+        return f"{what} {reached:.3f}, floor {floor}", reached >= floor
 
 
 def compare_all(options: argparse.Namespace, shapes: dict[str, list[Shape]]) -> Iterator[Comparison]:
@@ -219,25 +247,27 @@ def make_parameters(shapes: list[Shape], dtype: torch.dtype, device: str) -> lis
 def compare(model: str, name: str, params: list[Parameter], options: argparse.Namespace) -> Comparison:
     """Ours beside all paths of torch, on the same parameters."""
     case = CASES[name]
-    ours = getattr(torch_lecture_ops.optim, case.class_name)(params, lr=LEARNING_RATE, **case.arguments)
-    steps: dict[str, Callable[[], object]] = {"ours": ours.step}
+    ours = our_optimizer(case, params, LEARNING_RATE, options.graph)
     first_step_seconds = {"ours": seconds_of_first(ours.step, options.device)}
+    steps: dict[str, Callable[[], object]] = {"ours": contender(ours.step, options)}
     unavailable = dict(case.left_out)
     for path in [*TORCH_PATHS, *(["compiled"] if options.compile else [])]:
         if path in unavailable or (path == "compiled" and "foreach" in unavailable):  # that is what is compiled
             continue
         try:
-            step = torch_step(case, path, params)
+            step = torch_step(case, path, params, options.graph)
             first_step_seconds[path] = seconds_of_first(step, options.device)
-            steps[path] = step
+            steps[path] = contender(step, options)
         except RuntimeError as error:  # torch's way to say that this class, dtype or device has no such path
             unavailable[path] = " ".join(str(error).split())
 
     touched, moved = bytes_of_step(ours)
     copy = Copy(touched, DTYPES[options.dtype], options.device)
-    samples = measure({**steps, "copy": copy}, options.seconds, options.device)
-    best = min((path for path in TORCH_PATHS if path in steps), key=lambda path: median(samples[path]))
-    has_floor = (options.device, options.dtype) == ("cpu", "float32")
+    samples = measure({**steps, "copy": contender(copy, options)}, options)
+    ratios = {path: ratio(samples[path], samples["ours"]) for path in TORCH_PATHS if path in steps}
+    best = min(ratios, key=lambda path: median(samples[path]))
+    ratios["copy"] = ratio([moved * t for t in samples["copy"]], [copy.moved * t for t in samples["ours"]])
+    floors = floors_of(model, name, options)
     return Comparison(
         model=model,
         optimizer=name,
@@ -247,9 +277,11 @@ def compare(model: str, name: str, params: list[Parameter], options: argparse.Na
         first_step_seconds=first_step_seconds,
         unavailable=unavailable,
         best=best,
-        ratio=ratio(samples[best], samples["ours"]),
+        ratio=ratios[best],
         compiled_ratio=ratio(samples["compiled"], samples["ours"]) if "compiled" in samples else None,
-        floor=FLOORS.get((model, name)) if has_floor else None,
+        ratios=ratios,
+        floor=next((floor for other, floor in floors.items() if other != "copy"), None),
+        floors=floors,
         gigabytes_per_second={
             path: gigabytes_per_second(copy.moved if path == "copy" else moved, times)
             for path, times in samples.items()
@@ -257,16 +289,28 @@ def compare(model: str, name: str, params: list[Parameter], options: argparse.Na
     )
 
 
-def torch_step(case: Case, path: str, params: list[Parameter]) -> Callable[[], object]:
+def torch_step(case: Case, path: str, params: list[Parameter], graph: bool) -> Callable[[], object]:
     """The step of torch's class on one of its paths."""
     # Under the compiler the foreach form is the one whose operators are fused over all tensors.
-    step = torch_optimizer(case, "foreach" if path == "compiled" else path, params, LEARNING_RATE).step
+    step = torch_optimizer(case, "foreach" if path == "compiled" else path, params, LEARNING_RATE, graph).step
     return torch.compile(step) if path == "compiled" else step
 
 
-def torch_optimizer(case: Case, path: str, params: Iterable[Parameter], lr: float) -> Optimizer:
+def torch_optimizer(case: Case, path: str, params: Iterable[Parameter], lr: float, graph: bool) -> Optimizer:
     """Torch's class on one of its paths, or on the one that it takes by default; RuntimeError if there is none."""
-    return getattr(torch.optim, case.class_name)(params, lr=lr, **case.arguments, **path_arguments(case, path))
+    cls = getattr(torch.optim, case.class_name)
+    return cls(params, lr=lr, **case.arguments, **path_arguments(case, path), **capture_arguments(cls, graph))
+
+
+def our_optimizer(case: Case, params: Iterable[Parameter], lr: float, graph: bool) -> Optimizer:
+    cls = getattr(torch_lecture_ops.optim, case.class_name)
+    on_device = {"fused": True} if graph else {}  # so is then what Adagrad counts with
+    return cls(params, lr=lr, **case.arguments, **on_device, **capture_arguments(cls, graph))
+
+
+def capture_arguments(cls: type, graph: bool) -> dict[str, bool]:
+    """What lets the steps of a class be captured, if the class has an option for it."""
+    return {"capturable": True} if graph and "capturable" in inspect.signature(cls).parameters else {}
 
 
 def path_arguments(case: Case, path: str) -> dict[str, bool]:
@@ -333,7 +377,7 @@ class FirstStep:
     def cells(self) -> list[str]:
         return [self.optimizer, self.engine, *map(show_spread, (self.cold, self.warm, self.torch))]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
+    def verdicts(self) -> list[Verdict]:
         limits = [("cold", self.cold.median, COLD_LIMIT), ("warm", self.warm.median, WARM_LIMIT)]
         return [
             (f"first step of {self.optimizer}, {what}: {seconds:.4f} s, limit {limit} s", seconds < limit)
@@ -412,7 +456,7 @@ class Memory:
             *("-" if n is None else f"{n / 1e6:.1f} MB" for n in (self.parameters, *paths)),
         ]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
+    def verdicts(self) -> list[Verdict]:
         part = self.bytes["ours"] / self.parameters
         text = f"{self.optimizer} on {self.model}: a step takes {part:.1%} of the parameters, limit {MEMORY_LIMIT:.0%}"
         return [(text, part <= MEMORY_LIMIT)]
@@ -452,7 +496,8 @@ def in_process(program: str, arguments: list[str], environment: dict[str, str]) 
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
-    parser = parser_with_common_options(PROGRAM, "Time the steps of our optimizers beside torch's.")
+    parser = parser_with_common_options(PROGRAM, "Time the steps of our optimizers beside torch's.", ("cpu", "cuda"))
+    add_graph(parser)
     add = parser.add_argument
     add("--model", type=names_of(MODELS), default=",".join(MODELS), metavar="A,B", help=", ".join(MODELS))
     add("--optimizer", type=names_of(CASES), default=",".join(CASES), metavar="A,B", help=", ".join(CASES))
@@ -461,13 +506,14 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--memory", action="store_true", help="measure the memory that a step takes instead (Linux, on the CPU)")
     add("--processes", type=whole_number, default=5, metavar="N", help="of each kind, for --first-step (default 5)")
     options = parse_common_options(parser, argv)
-    instead = [f"--{name}" for name in ("first-step", "memory", "compile") if getattr(options, name.replace("-", "_"))]
-    if len(instead) > 1:
-        parser.error(f"{' and '.join(instead)} exclude each other")
-    mode = instead[0] if instead and not options.compile else ""
+    modes = [name for name in ("first-step", "memory") if getattr(options, name.replace("-", "_"))]
+    chosen = modes + [name for name in ("compile", "graph") if getattr(options, name)]
+    if len(chosen) > 1:
+        parser.error(f"{' and '.join(f'--{name}' for name in chosen)} exclude each other")
+    mode = modes[0] if modes else ""
     if mode and (options.device, options.dtype) != ("cpu", "float32"):
-        parser.error(f"{mode} goes with --device cpu --dtype float32")
-    options.json = options.json or Path("runs", f"optimizer_step{mode.replace('--', '_').replace('-', '_')}.json")
+        parser.error(f"--{mode} goes with --device cpu --dtype float32")
+    options.json = results_file(PROGRAM, options, mode.replace("-", "_"))
     return options
 
 

@@ -10,6 +10,8 @@ any, which the functions have to do for their results.
 
 Memory is what a graph saves for its backward, each storage once: what autograd hands to `saved_tensors_hooks`. A saved
 argument counts too, since the graph keeps it alive. "Own" is the part that is neither an argument nor the result.
+
+--graph captures these calls, as they are, in CUDA graphs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, product
-from pathlib import Path
+from math import prod
 from typing import Any
 
 import torch
@@ -27,12 +29,16 @@ from side_by_side import (
     DTYPES,
     Copy,
     Spread,
+    Verdict,
+    add_graph,
+    contender,
     gigabytes_per_second,
     measure,
     names_of,
     parse_common_options,
     parser_with_common_options,
     ratio,
+    results_file,
     show_ratio,
     show_seconds,
     spread,
@@ -89,6 +95,18 @@ def floors_of(name: str, shapes: Iterable[str], *floors: float) -> dict[Row, flo
     return {(name, size): floor for size, floor in zip(shapes, floors, strict=True)}
 
 
+# The same for every function on CUDA, float32, one H200, from so many elements up.
+CUDA_FLOOR, CUDA_FLOOR_ELEMENTS = 0.95, 2**20
+
+
+def floor_of(row: Row, shape: Shape, floors: Mapping[Row, float], options: argparse.Namespace) -> float | None:
+    if options.dtype != "float32":
+        return None
+    if options.device == "cuda":
+        return CUDA_FLOOR if prod(shape) >= CUDA_FLOOR_ELEMENTS else None
+    return floors.get(row)
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -120,7 +138,7 @@ class Comparison:
         rates = [f"{self.gigabytes_per_second[name]:.1f}" for name in ("ours", "torch", "copy")]
         return [self.function, self.size, self.direction, *times, show_ratio(self.ratio), floor, *rates]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
+    def verdicts(self) -> list[Verdict]:
         if self.floor is None:
             return []
         text = f"{self.function} of {self.size}: torch / ours {self.ratio.median:.3f}, floor {self.floor}"
@@ -142,7 +160,8 @@ def compare_all(
     cases: Mapping[str, Case], floors: Mapping[Row, float], options: argparse.Namespace
 ) -> Iterator[Comparison]:
     for name, size in rows_of(cases, options):
-        yield from compare(name, size, cases[name], floors.get((name, size)), options)
+        floor = floor_of((name, size), cases[name].shapes[size], floors, options)
+        yield from compare(name, size, cases[name], floor, options)
 
 
 def compare(name: str, size: str, case: Case, floor: float | None, options: argparse.Namespace) -> Iterator[Comparison]:
@@ -162,8 +181,7 @@ def compare(name: str, size: str, case: Case, floor: float | None, options: argp
     for direction, call, given, touched, moved in passes:
         copy = Copy(touched, DTYPES[options.dtype], options.device)
         calls = {side: partial(call, function, *given) for side, function in sides.items()}
-        samples = measure({**calls, "copy": copy}, options.seconds, options.device)
-        has_floor = (direction, options.device, options.dtype) == ("forward+backward", "cpu", "float32")
+        samples = measure({side: contender(f, options) for side, f in {**calls, "copy": copy}.items()}, options)
         yield Comparison(
             function=name,
             size=size,
@@ -171,7 +189,7 @@ def compare(name: str, size: str, case: Case, floor: float | None, options: argp
             rounds=len(samples["ours"]),
             seconds={side: spread(times) for side, times in samples.items()},
             ratio=ratio(samples["torch"], samples["ours"]),
-            floor=floor if has_floor else None,
+            floor=floor if direction == "forward+backward" else None,
             gigabytes_per_second={
                 side: gigabytes_per_second(copy.moved if side == "copy" else moved, times)
                 for side, times in samples.items()
@@ -234,7 +252,7 @@ class Memory:
         limits = ", ".join(f"{what} {limit:,}" for what, limit in self.limits.items())
         return [self.function, self.size, *counts, limits, *(f"{n / self.x:.2f}" for n in self.saved.values())]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
+    def verdicts(self) -> list[Verdict]:
         kept = {"saved": self.saved["ours"], "own": self.own["ours"]}
         return [
             (f"{self.function} of {self.size}: bytes {what} {kept[what]:,}, limit {limit:,}", kept[what] <= limit)
@@ -276,19 +294,22 @@ def parse_function_options(
     program: str, description: str, cases: Mapping[str, Case], argv: list[str] | None
 ) -> argparse.Namespace:
     sizes = list(dict.fromkeys(size for case in cases.values() for size in case.shapes))
-    parser = parser_with_common_options(program, description)
+    parser = parser_with_common_options(program, description, ("cpu", "cuda"))
+    add_graph(parser)
     add = parser.add_argument
     add("--function", type=names_of(cases), metavar="A,B", help=f"default all: {', '.join(cases)}")
     add("--size", type=names_of(sizes), metavar="N,M", help=f"default all: {', '.join(sizes)}")
     add("--memory", action="store_true", help="count the bytes saved for the backward instead (default at one size)")
     options = parse_common_options(parser, argv)
+    if options.memory and options.graph:
+        parser.error("--memory and --graph exclude each other")
     named = {*(options.function or ()), *(options.size or ())}
     options.function = options.function or list(cases)
     options.size = options.size or [size for size in (MEMORY_SIZES if options.memory else sizes) if size in sizes]
     if left_out := named.difference(*rows_of(cases, options)):
         have = "; ".join(f"{name} has {', '.join(cases[name].shapes)}" for name in options.function)
         parser.error(f"--size: no row for {', '.join(sorted(left_out))}; {have}")
-    options.json = options.json or Path("runs", f"{Path(program).stem}{'_memory' if options.memory else ''}.json")
+    options.json = results_file(program, options, "memory" if options.memory else "")
     return options
 
 

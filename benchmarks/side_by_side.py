@@ -8,6 +8,11 @@ over the rounds.
 Ratios are medians of the quotients of each round, not quotients of medians: whatever slows the machine for a while (a
 neighbour, the clock) slows both sides of a round and cancels out.
 
+On the CPU a batch is timed by the clock of the host. On CUDA it is timed between two events of the current stream, and
+nothing waits for the device before the second one: what is seen is the slower of Python, which launches, and the
+device, which computes. With --graph the calls of a batch are captured in a CUDA graph first and its replays are timed:
+what is seen is the device alone.
+
 Scripts whose contenders make new tensors call `keep_freed_memory` first.
 """
 
@@ -20,12 +25,16 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
 from statistics import median, quantiles
@@ -57,16 +66,46 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median(values), low, high)
 
 
-def measure(contenders: Mapping[str, Callable[[], object]], seconds: float, device: str) -> dict[str, list[float]]:
-    """Seconds per call of every contender, a value for each round, for about `seconds` in all."""
-    synchronize: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
-    calls = {name: calls_per_batch(call, synchronize) for name, call in contenders.items()}
+class Replay:
+    """Calls in a CUDA graph, as many as Python launches in a batch; one call of this replays them all."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call  # keeps alive what the graph reads and writes
+        stream, outside = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(outside)
+        with torch.cuda.stream(stream):
+            self.calls = calls_per_batch(call, "cuda")  # warms up, where it will be captured
+        outside.wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        # Relaxed: pinned memory for what the host sends may be allocated meanwhile.
+        with without_collections(), torch.cuda.graph(self.graph, stream=stream, capture_error_mode="relaxed"):
+            for _ in repeat(None, self.calls):
+                call()
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def contender(call: Callable[[], object], options: argparse.Namespace) -> Callable[[], object]:
+    """What `measure` takes of a call: the call itself or, with --graph, its replay.
+
+    Raises:
+        RuntimeError: it cannot be captured.
+    """
+    return Replay(call) if options.graph else call
+
+
+def measure(contenders: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds per call of every contender, a value for each round, for about `options.seconds` in all."""
+    calls = {name: calls_per_batch(call, options.device) for name, call in contenders.items()}
+    captured = {name: call.calls if isinstance(call, Replay) else 1 for name, call in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + options.seconds
     number = 0
     while number < LEAST_ROUNDS or time.perf_counter() < end:
         for name in order_of_round(list(contenders), number):
-            samples[name].append(seconds_of_batch(contenders[name], calls[name], synchronize) / calls[name])
+            seconds = seconds_of_batch(contenders[name], calls[name], options.device)
+            samples[name].append(seconds / (calls[name] * captured[name]))
         number += 1
     return samples
 
@@ -77,24 +116,47 @@ def order_of_round(names: list[str], number: int) -> list[str]:
     return rotated[::-1] if number % 2 else rotated
 
 
-def calls_per_batch(call: Callable[[], object], synchronize: Callable[[], object]) -> int:
+def calls_per_batch(call: Callable[[], object], device: str) -> int:
     calls = 1
-    while (elapsed := seconds_of_batch(call, calls, synchronize)) < BATCH_SECONDS / 4:
+    while (elapsed := seconds_of_batch(call, calls, device)) < BATCH_SECONDS / 4:
         calls *= 2
     return math.ceil(calls * BATCH_SECONDS / elapsed)
 
 
-def seconds_of_batch(call: Callable[[], object], calls: int, synchronize: Callable[[], object]) -> float:
+def seconds_of_batch(call: Callable[[], object], calls: int, device: str) -> float:
     call()
+    with without_collections():
+        return SECONDS_OF_CALLS[device](call, calls)
+
+
+def seconds_on_host(call: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in repeat(None, calls):
+        call()
+    return time.perf_counter() - start
+
+
+def seconds_on_device(call: Callable[[], object], calls: int) -> float:
+    """Between two events of the current stream."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in repeat(None, calls):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+SECONDS_OF_CALLS = {"cpu": seconds_on_host, "cuda": seconds_on_device}
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """A garbage collection would be paid by whoever happens to run."""
     collects = gc.isenabled()
-    gc.disable()  # a collection would be paid by whoever happens to run
+    gc.disable()
     try:
-        synchronize()
-        start = time.perf_counter()
-        for _ in repeat(None, calls):
-            call()
-        synchronize()
-        return time.perf_counter() - start
+        yield
     finally:
         if collects:
             gc.enable()
@@ -120,9 +182,9 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Spread:
 class Copy:
     """A plain copy that touches a given number of bytes, half of them source: the measure for GB/s.
 
-    It counts what is read and what is written. Where the copy does not fit in the caches, the machine moves half as
-    much again, since it fetches a line of the target before it is overwritten. An optimizer writes only lines that it
-    has read, so its GB/s may come out above those of the copy.
+    It counts what is read and what is written. Where the copy does not fit in the caches, a CPU moves half as much
+    again, since it fetches a line of the target before it is overwritten. An optimizer writes only lines that it has
+    read, so its GB/s may come out above those of the copy. A GPU fetches no line that is overwritten as a whole.
     """
 
     def __init__(self, touched: int, dtype: torch.dtype, device: str) -> None:
@@ -143,13 +205,16 @@ def gigabytes_per_second(moved: int, samples: Sequence[float]) -> float:
 # ---------------------------------------------------------------- results
 
 
+Verdict = tuple[str, bool | None]  # a floor in words, and whether it is held; None: there is nothing to compare with
+
+
 class Row(Protocol):
     """A line of the table; a dataclass, so that the JSON holds all its fields."""
 
     def cells(self) -> list[str]: ...
 
-    def verdicts(self) -> list[tuple[str, bool]]:
-        """The floors of this row, in words, and whether they are held."""
+    def verdicts(self) -> list[Verdict]:
+        """The floors of this row."""
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -158,12 +223,37 @@ def machine(device: str) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        **(gpu() if device == "cuda" else {"gpu": None}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "load": os.getloadavg()[0],  # processes that ran in the minute before: numbers taken beside others mislead
         "date": datetime.now().isoformat(sep=" ", timespec="seconds"),
     }
+
+
+def gpu() -> dict[str, str]:
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "compute capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        "driver": driver_version(),
+        "CUDA": torch.version.cuda or "none",
+        "Triton": triton_version(),
+    }
+
+
+def driver_version() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]  # a line a device
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def triton_version() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "none"
 
 
 def cpu_model() -> str:
@@ -177,6 +267,8 @@ def cpu_model() -> str:
 
 def describe(where: Mapping[str, Any], options: argparse.Namespace) -> str:
     parts = [where["cpu"], f"{where['cores']} cores", f"{where['threads']} threads", where["gpu"]]
+    parts += [f"{what} {where[what]}" for what in ("compute capability", "driver", "CUDA", "Triton") if what in where]
+    parts += ["CUDA graphs"] if options.graph else []
     parts += [f"torch {where['torch']}", options.dtype, f"load {where['load']:.1f} before", where["date"]]
     return ", ".join(part for part in parts if part)
 
@@ -209,9 +301,12 @@ def run(rows: Iterable[Row], columns: Mapping[str, int], options: argparse.Names
     finished: list[Row] = []
     status = 0
     try:
-        for row in rows:
-            finished.append(row)
-            print(line_of_table(row.cells(), columns), flush=True)
+        with warnings.catch_warnings():
+            # What torch's optimizers say of the steps before they are captured.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            for row in rows:
+                finished.append(row)
+                print(line_of_table(row.cells(), columns), flush=True)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; rows finished: {len(finished)}", file=sys.stderr)
         status = 130
@@ -223,10 +318,12 @@ def run(rows: Iterable[Row], columns: Mapping[str, int], options: argparse.Names
 
 
 def floors_are_held(rows: Iterable[Row]) -> bool:
-    """Say which floors are missed."""
+    """Say which floors are missed, and which there was nothing to compare with for."""
     verdicts = [verdict for row in rows for verdict in row.verdicts()]
-    missed = [text for text, held in verdicts if not held]
-    print(f"\n{len(verdicts) - len(missed)} of {len(verdicts)} floors held", *missed, sep="\nmissed: ")
+    held, missed, skipped = ([text for text, answer in verdicts if answer is kind] for kind in (True, False, None))
+    print(f"\n{len(held)} of {len(held) + len(missed)} floors held", *missed, sep="\nmissed: ")
+    for text in skipped:
+        print(f"skipped: {text}")
     return not missed
 
 
@@ -252,28 +349,48 @@ def fail(program: str, message: str, status: int) -> NoReturn:
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong without repeating the usage."""
 
+    floors_on: Sequence[str]  # devices
+
     def error(self, message: str) -> NoReturn:
         fail(self.prog, message, status=2)
 
 
-def parser_with_common_options(program: str, description: str) -> OneLineParser:
+def parser_with_common_options(program: str, description: str, floors_on: Sequence[str] = ("cpu",)) -> OneLineParser:
     parser = OneLineParser(program, description=description, allow_abbrev=False)
+    parser.floors_on = floors_on
+    where = " and ".join(map(str.upper, floors_on))
     add = parser.add_argument
     add("--dtype", type=name_of(DTYPES), default="float32", metavar="D", help=", ".join(DTYPES))
     add("--device", type=name_of(("cpu", "cuda")), default="cpu", metavar="D", help="cpu or cuda")
     add("--seconds", type=positive, default=3.0, metavar="S", help="time for each row (default 3)")
     add("--json", type=Path, metavar="PATH", help="file for the results (default: in runs/)")
-    add("--check", action="store_true", help="exit with 1 if a floor is missed (CPU, float32)")
+    add("--check", action="store_true", help=f"exit with 1 if a floor is missed ({where}, float32)")
+    parser.set_defaults(graph=False)
     return parser
+
+
+def add_graph(parser: OneLineParser) -> None:
+    """The option of the scripts whose calls can be captured."""
+    text = "with --device cuda: time replays of CUDA graphs, the device alone, and not Python's launches between two events"
+    parser.add_argument("--graph", action="store_true", help=text)
 
 
 def parse_common_options(parser: OneLineParser, argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
+    if options.graph and options.device != "cuda":
+        parser.error("--graph: CUDA graphs go with --device cuda")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here, choose cpu")
-    if options.check and (options.device, options.dtype) != ("cpu", "float32"):
-        parser.error("--check: the floors are those of --device cpu --dtype float32")
+    if options.check and (options.device not in parser.floors_on or options.dtype != "float32"):
+        parser.error(f"--check: the floors are those of --device {' or '.join(parser.floors_on)} --dtype float32")
     return options
+
+
+def results_file(program: str, options: argparse.Namespace, mode: str = "") -> Path:
+    """The file named with --json or, in runs/, one for each mode and device."""
+    device = "" if options.device == "cpu" else options.device
+    parts = [Path(program).stem, mode, device, "graph" if options.graph else ""]
+    return options.json or Path("runs", "_".join(filter(None, parts)) + ".json")
 
 
 def names_of(valid: Iterable[str]) -> Callable[[str], list[str]]:

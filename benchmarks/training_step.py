@@ -3,6 +3,7 @@
     python benchmarks/training_step.py
     python benchmarks/training_step.py --optimizer rmsprop,nadam --batch 128 --seconds 20
     python benchmarks/training_step.py --check           # exit status 1 if a floor is missed
+    python benchmarks/training_step.py --device cuda     # with --graph: steps captured whole, see optimizer_step.py
 
 The MLP is 784-512-512-10 with ReLU and cross-entropy, the digits are random. Every contender trains a model of its
 own from the same weights on the same batch: ours, torch's default (`torch.optim.Adam(params)`), and every path of torch
@@ -14,21 +15,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 
 import torch
-from optimizer_step import CASES, TORCH_PATHS, torch_optimizer
+from optimizer_step import CASES, TORCH_PATHS, our_optimizer, torch_optimizer
 from side_by_side import (
     DTYPES,
     Spread,
+    Verdict,
+    add_graph,
+    contender,
     measure,
     names_of,
     parse_common_options,
     parser_with_common_options,
     ratio,
+    results_file,
     run,
     show_ratio,
     spread,
@@ -36,9 +42,9 @@ from side_by_side import (
 )
 from torch import nn
 
-import torch_lecture_ops.optim
-
 PROGRAM = "training_step.py"
+
+LEARNING_RATE = 1e-5
 
 # Images per second of ours / of torch's best, CPU, float32, batch 32.
 FLOORS = {"rmsprop": 1.1, "nadam": 1.1, "sgd": 0.95, "adam": 0.95}
@@ -67,7 +73,7 @@ class Comparison:
         floor = "-" if self.floor is None else f"{self.floor}"
         return [self.optimizer, *shown, show_ratio(self.ratio), floor, f"{self.default_ratio.median:.2f}"]
 
-    def verdicts(self) -> list[tuple[str, bool]]:
+    def verdicts(self) -> list[Verdict]:
         if self.floor is None:
             return []
         text = f"{self.optimizer}: images per second, ours / {self.best} {self.ratio.median:.3f}, floor {self.floor}"
@@ -87,19 +93,16 @@ def compare_all(options: argparse.Namespace) -> Iterator[Comparison]:
 def compare(
     name: str, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, options: argparse.Namespace
 ) -> Comparison:
-    case = CASES[name]
-    steps: dict[str, Callable[[], object]] = {}
-    for contender in ("ours", "default", *TORCH_PATHS):
+    def trained_by(make: Callable[..., torch.optim.Optimizer]) -> Callable[[], object]:
         own = deepcopy(model)
-        if contender == "ours":
-            optimizer = getattr(torch_lecture_ops.optim, case.class_name)(own.parameters(), lr=1e-5, **case.arguments)
-        else:
-            try:
-                optimizer = torch_optimizer(case, contender, own.parameters(), lr=1e-5)
-            except RuntimeError:
-                continue
-        steps[contender] = training_step(own, optimizer, images, labels)
-    samples = measure(steps, options.seconds, options.device)
+        optimizer = make(params=own.parameters(), lr=LEARNING_RATE, graph=options.graph)
+        return contender(training_step(own, optimizer, images, labels), options)
+
+    steps = {"ours": trained_by(partial(our_optimizer, CASES[name]))}
+    for path in ("default", *TORCH_PATHS):
+        with suppress(RuntimeError):  # there is no such path
+            steps[path] = trained_by(partial(torch_optimizer, CASES[name], path))
+    samples = measure(steps, options)
     best = min((path for path in steps if path != "ours"), key=lambda path: median(samples[path]))
     has_floor = (options.device, options.dtype, options.batch) == ("cpu", "float32", FLOOR_BATCH)
     return Comparison(
@@ -130,8 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--optimizer", type=names_of(CASES), default=",".join(FLOORS), metavar="A,B", help=", ".join(CASES))
     add("--batch", type=whole_number, default=FLOOR_BATCH, metavar="N", help=f"images a step (default {FLOOR_BATCH})")
+    add_graph(parser)
     options = parse_common_options(parser, argv)
-    options.json = options.json or Path("runs", "training_step.json")
+    options.json = results_file(PROGRAM, options)
     return run(compare_all(options), COLUMNS, options, PROGRAM)
 
 
