@@ -371,7 +371,7 @@ def parser_with_common_options(program: str, description: str, floors_on: Sequen
 
 def add_graph(parser: OneLineParser) -> None:
     """The option of the scripts whose calls can be captured."""
-    text = "with --device cuda: time replays of CUDA graphs, the device alone, and not Python's launches between two events"
+    text = "with --device cuda: time replays of CUDA graphs, so the device alone, not Python's launches as well"
     parser.add_argument("--graph", action="store_true", help=text)
 
 

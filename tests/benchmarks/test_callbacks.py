@@ -20,10 +20,12 @@ def test_every_monitor_is_timed(script):
     assert names == set(callbacks.__all__) - {"LectureModule"}
 
 
-def test_a_run(capsys, script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_run(capsys, script, tmp_path, monkeypatch, device):
     monkeypatch.setattr(script, "INTERVAL", 5)
     path = tmp_path / "results.json"
-    assert script.main(["--monitor", "gradient,all", "--batch", "4", "--seconds", "0.01", "--json", str(path)]) == 0
+    argv = ["--monitor", "gradient,all", "--batch", "4", "--seconds", "0.01", "--json", str(path), "--device", device]
+    assert script.main(argv) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["gradient", "all"]
@@ -40,6 +42,12 @@ def test_a_ceiling(script):
     spread = script.Spread(0.06, 0.05, 0.07)
     cost = script.Cost("gradient", 5, {"without": spread, "with": spread}, spread, 0.05)
     assert cost.verdicts() == [("gradient: costs 6.00 % of the training, ceiling 5 %", False)]
+
+
+def test_a_training_cannot_be_captured(capsys, script):
+    with pytest.raises(SystemExit):
+        script.main(["--graph"])
+    assert "--graph" in capsys.readouterr().err
 
 
 def test_an_unknown_monitor(capsys, script):

@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,7 @@ def assert_spread(spread: dict[str, float]) -> None:
         (["--seconds", "0"], ["'0'", "positive"]),
         (["--seconds", "soon"], ["'soon'", "positive"]),
         (["--check", "--dtype", "float64"], ["--check", "float32"]),
+        (["--graph"], ["--graph", "--device cuda"]),
         (["--momentum", "0.9"], ["--momentum"]),
     ],
 )
@@ -139,12 +141,35 @@ def test_a_mistake_about_training(capsys, script):
 
 
 @pytest.mark.parametrize(
+    "script, argv, named",
+    [
+        ("optimizer_step", ["--graph", "--compile"], ["--compile and --graph"]),
+        ("optimizer_step", ["--memory", "--graph"], ["--memory and --graph"]),
+        ("optimizer_step", ["--memory"], ["--memory", "--device cpu"]),
+        ("optimizer_step", ["--check", "--dtype", "float16"], ["--check", "cpu or cuda", "float32"]),
+        ("activations", ["--check", "--dtype", "float16"], ["--check", "cpu or cuda", "float32"]),
+        ("activations", ["--memory", "--graph"], ["--memory and --graph"]),
+        ("losses", ["--memory", "--graph"], ["--memory and --graph"]),
+        ("training_step", ["--check"], ["--check", "--device cpu"]),
+    ],
+    indirect=["script"],
+)
+def test_a_mistake_about_cuda(capsys, script, monkeypatch, argv, named):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    line = complaint(capsys, script, "--device", "cuda", *argv)
+    for word in named:
+        assert word in line
+
+
+@pytest.mark.parametrize(
     "script, modes",
     [("optimizer_step", ["--first-step", "--memory"]), ("activations", ["--memory"]), ("losses", ["--memory"])],
     indirect=["script"],
 )
-def test_modes_do_not_overwrite_each_others_results(script, modes):
-    files = [script.parse_options(argv).json for argv in ([], *([mode] for mode in modes))]
+def test_modes_do_not_overwrite_each_others_results(script, modes, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_cuda = (["--device", "cuda"], ["--device", "cuda", "--graph"])
+    files = [script.parse_options(argv).json for argv in ([], *on_cuda, *([mode] for mode in modes))]
     assert len(set(files)) == len(files)
     assert all(file.name.startswith(script.__name__) for file in files)
 
@@ -395,6 +420,69 @@ def test_a_missed_floor_fails_the_check_and_is_named(capsys, script, tmp_path, m
 
 
 @scripts("optimizer_step")
+def test_goals_of_optimizers_on_cuda(script):
+    on_cuda = SimpleNamespace(device="cuda", dtype="float32")
+    for model, name, floors in (
+        ("gpt2", "amsgrad", {"fused": 1.0, "copy": 0.85}),
+        ("gpt2", "rmsprop-centered", {"foreach": 3.0, "copy": 0.85}),
+        ("many", "sgd", {"fused": 1.0}),
+        ("many", "nadam", {"fused": 1.0}),
+        ("mlp", "sgd", {}),
+    ):
+        assert script.floors_of(model, name, on_cuda) == floors
+    assert script.floors_of("gpt2", "sgd", SimpleNamespace(device="cuda", dtype="bfloat16")) == {}
+    assert script.floors_of("gpt2", "sgd", SimpleNamespace(device="cpu", dtype="float32")) == {"best": 0.95}
+
+
+@scripts("optimizer_step")
+def test_a_floor_beside_a_path_that_torch_lacks_is_skipped(capsys, script, helper):
+    def row(ratios: dict[str, float], floors: dict[str, float]):
+        spreads = {name: helper.Spread(value, value, value) for name, value in ratios.items()}
+        return script.Comparison(
+            model="many",
+            optimizer="nadam",
+            engine="triton",
+            rounds=5,
+            seconds={name: helper.Spread(1e-3, 1e-3, 1e-3) for name in ("ours", "foreach", "copy")},
+            first_step_seconds={},
+            unavailable={"fused": "torch.optim.NAdam has no fused"},
+            best="foreach",
+            ratio=spreads["foreach"],
+            compiled_ratio=None,
+            ratios=spreads,
+            floor=1.0,
+            floors=floors,
+            gigabytes_per_second=dict.fromkeys(("ours", "foreach", "copy"), 1.0),
+        )
+
+    missed = row({"foreach": 2.5, "copy": 0.9}, {"foreach": 3.0, "copy": 0.85, "fused": 1.0})
+    assert not helper.floors_are_held([missed])
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "1 of 2 floors held",
+        "missed: nadam on many: foreach / ours 2.500, floor 3.0",
+        "skipped: nadam on many: fused / ours, floor 1.0: torch.optim.NAdam has no fused",
+    ]
+    assert len(missed.cells()) == len(script.STEP_COLUMNS)
+    held = row({"foreach": 3.5, "copy": 0.9}, {"best": 3.0, "fused": 1.0})
+    assert held.verdicts()[0] == ("nadam on many: foreach / ours 3.500, floor 3.0", True)
+    assert helper.floors_are_held([held])
+
+
+@scripts("activations", "losses")
+def test_goals_of_functions_on_cuda(script):
+    floor_of = sys.modules["passes"].floor_of
+    for name, case in script.CASES.items():
+        for size, shape in case.shapes.items():
+            elements = torch.Size(shape).numel()
+            expected = 0.95 if elements >= 2**20 else None
+            on_cuda = SimpleNamespace(device="cuda", dtype="float32")
+            assert floor_of((name, size), shape, script.FLOORS, on_cuda) == expected
+            on_cuda.dtype = "bfloat16"
+            assert floor_of((name, size), shape, script.FLOORS, on_cuda) is None
+
+
+@scripts("optimizer_step")
 def test_ctrl_c_keeps_what_is_finished(capsys, script, tmp_path, monkeypatch):
     def compare_and_stop(model, name, params, options, compare=script.compare):
         if name == "adam":
@@ -430,6 +518,139 @@ def test_bytes_of_a_step(script):
     ):
         optimizer.step()
         assert script.bytes_of_step(optimizer) == (20 * 4 * touched, 20 * 4 * moved)
+
+
+class Device:
+    """One that computes nothing: calls take their time of Python and, one after the other, of the device."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.host = self.device = 0.0
+        self.captured: list[float] | None = None
+        now, device = self.now, self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.time = now()
+
+            def synchronize(self) -> None:
+                device.host = max(device.host, self.time)
+
+            def elapsed_time(self, end: Event) -> float:
+                assert device.host >= end.time  # has been waited for
+                return 1e3 * (end.time - self.time)
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                device.launch(1e-5, sum(self.calls))
+
+        @contextmanager
+        def graph(graph: CUDAGraph, stream: object, capture_error_mode: str):
+            device.captured = graph.calls = []
+            yield
+            device.captured = None
+
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        fakes = {"Event": Event, "CUDAGraph": CUDAGraph, "graph": graph, "Stream": lambda: stream}
+        fakes |= {"current_stream": lambda: stream, "stream": nullcontext}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def now(self) -> float:
+        return max(self.host, self.device)
+
+    def launch(self, of_python: float, of_device: float) -> None:
+        self.host += of_python
+        if self.captured is None:
+            self.device = self.now() + of_device
+        else:
+            self.captured.append(of_device)
+
+
+@pytest.mark.parametrize("graph, expected", [(False, [2e-5, 5e-5, 4e-2]), (True, [5e-6, 5e-5, 4e-2])])
+def test_what_is_seen_between_two_events(helper, monkeypatch, graph, expected):
+    """The slower of Python and device; with graphs the device."""
+    device = Device(monkeypatch)
+    options = SimpleNamespace(device="cuda", graph=graph, seconds=1e-9)
+    times = {"bound by Python": (2e-5, 5e-6), "bound by the device": (2e-5, 5e-5), "long": (2e-5, 4e-2)}
+    contenders = {name: helper.contender(lambda of=of: device.launch(*of), options) for name, of in times.items()}
+    samples = helper.measure(contenders, options)
+    for seconds, values in zip(expected, samples.values(), strict=True):
+        assert len(values) == helper.LEAST_ROUNDS
+        assert values == pytest.approx([seconds] * len(values), rel=0.02)
+
+
+def test_a_batch_in_a_graph_is_what_python_launches_in_one(helper, monkeypatch):
+    device = Device(monkeypatch)
+    replay = helper.Replay(lambda: device.launch(1e-4, 1e-6))
+    assert replay.calls == pytest.approx(helper.BATCH_SECONDS / 1e-4, rel=0.05)
+    assert replay.graph.calls == [1e-6] * replay.calls
+
+
+def test_the_machine_names_the_gpu_and_what_drives_it(helper, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(helper, "driver_version", lambda: "580.65")
+    monkeypatch.setattr(helper, "triton_version", lambda: "3.9.0")
+    where = helper.machine("cuda")
+    assert set(where) > set(helper.machine("cpu"))
+    text = helper.describe(where, SimpleNamespace(dtype="float32", graph=True))
+    assert "NVIDIA H200, compute capability 9.0, driver 580.65, CUDA 13.2, Triton 3.9.0, CUDA graphs, torch" in text
+
+
+def test_a_driver_that_does_not_tell_its_version(helper, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert helper.driver_version() == "unknown"
+
+
+# ---- on a device
+
+
+@pytest.mark.gpu
+@each_script
+@pytest.mark.parametrize("mode", [[], ["--graph"]])
+def test_a_run_on_cuda(capsys, script, tmp_path, mode):
+    rows = {"optimizer_step": "--model=tiny --optimizer=sgd,nesterov,adagrad,rmsprop,adam,nadam"}
+    rows |= {"activations": "--size=1024,65536", "losses": "--size=1024,128x10"}
+    rows |= {"training_step": "--optimizer=sgd,adagrad,adam,nadam --batch=2"}
+    path = tmp_path / "results.json"
+    argv = [*rows[script.__name__].split(), "--device=cuda", "--seconds=0.01", f"--json={path}", *mode]
+    assert script.main(argv) == 0
+    assert capsys.readouterr().err == ""
+    for row in read_results(path):
+        assert row["rounds"] >= 5
+        assert row["floor"] is None
+        for spread in row["seconds"].values():
+            assert_spread(spread)
+        if script.__name__ in ("optimizer_step", "training_step"):
+            has_fused = row["optimizer"] not in ("rmsprop", "nadam")
+            assert set(row["seconds"]) >= {"ours", "loop", "fused" if has_fused else "foreach"}
+        if script.__name__ == "optimizer_step":
+            assert row["engine"] == "triton"
+    where = json.loads(path.read_text())["machine"]
+    assert {"gpu", "compute capability", "driver", "CUDA", "Triton"} <= set(where)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "script, argv, count",
+    [
+        ("optimizer_step", ["--model=many", "--optimizer=sgd,nadam"], 1),  # torch's NAdam has no fused path
+        ("activations", ["--function=relu", "--size=65536,1048576"], 1),
+        ("losses", ["--function=softmax", "--size=64x50257"], 1),
+    ],
+    indirect=["script"],
+)
+def test_goals_are_checked_on_cuda(capsys, script, tmp_path, argv, count):
+    common = ["--device=cuda", "--check", "--seconds=0.01", f"--json={tmp_path / 'results.json'}"]
+    assert script.main([*argv, *common]) in (0, 1)  # whether they are reached is not tested
+    assert f" of {count} floors held" in capsys.readouterr().out
+
+
+# ---- the order of measuring, and how results are shown
 
 
 def test_every_contender_runs_at_every_place_of_a_round(helper):
