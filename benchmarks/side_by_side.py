@@ -67,7 +67,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 class Replay:
-    """Calls in a CUDA graph, as many as Python launches in a batch; one call of this replays them all."""
+    """The calls of a batch in a CUDA graph; one call of this replays them all."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.call = call  # keeps alive what the graph reads and writes

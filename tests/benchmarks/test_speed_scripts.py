@@ -435,6 +435,25 @@ def test_goals_of_optimizers_on_cuda(script):
 
 
 @scripts("optimizer_step")
+def test_optimizers_of_graphs_can_be_captured(script):
+    for name, case in script.CASES.items():
+        params = [torch.nn.Parameter(torch.ones(10))]
+        has_option = case.class_name not in ("SGD", "Adagrad")
+        ours = script.our_optimizer(case, params, 0.1, graph=True)
+        assert ours.defaults["fused"]
+        assert ours.defaults.get("capturable", False) is has_option
+        for path in ("loop", "foreach", "fused") if script.HAS_FUSED[name] else ("loop", "foreach"):
+            optimizer = script.torch_optimizer(case, path, params, 0.1, graph=True)
+            assert optimizer.defaults.get("capturable", False) is has_option
+        for defaults in (
+            script.our_optimizer(case, params, 0.1, graph=False).defaults,
+            script.torch_optimizer(case, "loop", params, 0.1, graph=False).defaults,
+        ):
+            assert not defaults.get("capturable", False)
+            assert not defaults.get("fused", False)
+
+
+@scripts("optimizer_step")
 def test_a_floor_beside_a_path_that_torch_lacks_is_skipped(capsys, script, helper):
     def row(ratios: dict[str, float], floors: dict[str, float]):
         spreads = {name: helper.Spread(value, value, value) for name, value in ratios.items()}
