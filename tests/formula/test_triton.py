@@ -191,7 +191,7 @@ def test_an_interrupted_build_is_no_failure(cuda):
 def test_no_kernel_is_built_during_a_capture(cuda, monkeypatch):
     monkeypatch.setattr(triton_engine, "is_capturing", lambda device: True)
     function = Function(FakeFunction(FakeKernel()))
-    with pytest.raises(RuntimeError, match="cannot be built while a CUDA graph is captured; run once before"):
+    with pytest.raises(RuntimeError, match="cannot be prepared while a CUDA graph is captured"):
         function(cuda, 1, [5], (1024, True))
     assert function._function.builds == 0
 

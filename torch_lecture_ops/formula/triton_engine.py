@@ -84,7 +84,7 @@ class Function:
         if device.type != "cuda":  # Triton's interpreter, which builds nothing
             return lambda programs, *given: self._function[(programs,)](*given)
         if is_capturing(device):
-            raise RuntimeError("a kernel cannot be built while a CUDA graph is captured; run once before")
+            raise RuntimeError(RUN_BEFORE)
         try:
             # Contracting a * b + c into one rounding would give other bits than torch's separate operations.
             kernel = self._function.warmup(
@@ -195,6 +195,10 @@ class TritonLaunch(Launch):
 
     name, where = "Triton", "one CUDA device"
 
+    def __init__(self, formula: Formula, fresh: Sequence[int] = ()) -> None:
+        super().__init__(formula, fresh)
+        self._laid_out: Any = None  # what the work was divided for
+
     def supports(self, tensor: Tensor) -> bool:
         return (
             type(tensor) in PLAIN
@@ -215,29 +219,34 @@ class TritonLaunch(Launch):
             raise EngineUnavailable("the Triton engine takes numbers of the items that lie all on the CPU or none")
         self._on_host = tuple(on_host)
         self._program = trace(self._formula) if on_host else None
-        self._works: dict[tuple[int, ...], _Work] = {}
+        if (self.numels, self.device) != self._laid_out:
+            self._works: dict[tuple[int, ...], _Work] = {}
+            self._laid_out = self.numels, self.device
         triton_kernel(self._formula, self.dtypes, self._on_host)  # says at once if there is no Triton
 
     def run(self, columns: Sequence[list[Tensor]], table: array[int], hypers: Sequence[Any]) -> None:
-        on_device, given = split_hypers(hypers)
-        kernel = triton_kernel(self._formula, self.dtypes, self._on_host, on_device)
+        hypers = [h.to(self.device) if isinstance(h, Tensor) and not h.is_cpu else h for h in hypers]
         everything = tuple(range(len(self.numels)))
         if not self._on_host:
-            self._launch(kernel, everything, table, given, len(on_device), ())
+            self._launch(everything, table, hypers, ())
             return
         if is_capturing(self.device):
             raise RuntimeError(
                 f"Attempting CUDA graph capture of step() for an instance of {self._formula.name} but param_groups' "
                 "capturable is False. Its step would stay on the CPU: use capturable=True or fused=True."
             )
-        values = list(zip(*(torch.stack(columns[k]).tolist() for k in self._on_host), strict=True))
-        together: dict[Any, list[int]] = defaultdict(list)
-        for item, scalars in enumerate(values):
-            together[tuple(map(float.hex, scalars))].append(item)  # as text: NaN is itself, -0 is not 0
-        for items in map(tuple, together.values()):
-            scalars = values[items[0]]
-            self._launch(kernel, items, table, given, len(on_device), scalars)
-            self._advance(columns, items, scalars, hypers)
+        values = [torch.stack(columns[k]).flatten().tolist() for k in self._on_host]
+        if all(column.count(column[0]) == len(column) for column in values):  # nearly always
+            together = {None: everything}
+        else:
+            groups: dict[Any, list[int]] = defaultdict(list)
+            for item, scalars in enumerate(zip(*values, strict=True)):
+                groups[tuple(map(float.hex, scalars))].append(item)  # as text: NaN is itself, -0 is not 0
+            together = {scalars: tuple(items) for scalars, items in groups.items()}
+        for items in together.values():
+            numbers = [column[items[0]] for column in values]
+            self._launch(items, table, hypers, numbers)
+            self._advance(columns, items, numbers, hypers)
 
     def _advance(
         self, columns: Sequence[list[Tensor]], items: tuple[int, ...], scalars: Sequence[float], hypers: Sequence[Any]
@@ -248,69 +257,83 @@ class TritonLaunch(Launch):
             torch._foreach_copy_([columns[k][item] for item in items], [torch.tensor(value)] * len(items))
 
     def _launch(
-        self,
-        kernel: TritonKernel,
-        items: tuple[int, ...],
-        table: array[int],
-        hypers: list[Any],
-        on_device: int,
-        scalars: Sequence[float],
+        self, items: tuple[int, ...], table: array[int], hypers: Sequence[Any], scalars: Sequence[float]
     ) -> None:
+        """Run over these items, whose numbers on the host, if there are any, are `scalars`."""
+        on_device, given = split_hypers(hypers)
+        kernel = triton_kernel(self._formula, self.dtypes, self._on_host, on_device)
         work = self._works.get(items)
         if work is None:
-            work = self._works[items] = _Work([self.numels[item] for item in items], self.device)
-        if not work.programs:
-            return
+            arrays = [k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array"]
+            work = self._works[items] = _Work([self.numels[item] for item in items], arrays, self.device)
         count = len(self.numels)
-        own = table if len(items) == count else array("Q", _of_items(table, items, count))
-        addresses = work.upload(own)
-        arrays = [k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array"]
-        aligned = all(is_aligned(own[k * len(items) : (k + 1) * len(items)]) for k in arrays)
-        integers = [work.chunks.data_ptr(), addresses, work.done.data_ptr(), work.programs, len(items)]
-        arguments = in_order(integers, hypers, on_device, scalars)
-        kernel.run(self.device, work.programs, arguments, (CHUNK, BLOCK, aligned))
+        work.upload(table if len(items) == count else array("Q", _of_items(table, items, count)))
+        arguments = in_order(work.arguments, given, len(on_device), scalars)
+        kernel.run(self.device, work.programs, arguments, (CHUNK, BLOCK, work.is_aligned))
 
 
 def _of_items(table: array[int], items: tuple[int, ...], count: int) -> Iterator[int]:
     return (table[start + item] for start in range(0, len(table), count) for item in items)
 
 
-class _Work:
-    """What the programs of a launch look up on the device: who does what, and where the columns lie."""
+# What captured graphs read at each replay. Nobody tells when a graph is gone, so this stays: a few KB a capture.
+_READ_BY_GRAPHS: list[Tensor] = []
 
-    def __init__(self, numels: list[int], device: torch.device) -> None:
-        self._device = device
+
+class _Work:
+    """What the programs of a launch look up on the device: who does what, and where the columns lie.
+
+    Arguments:
+        numels: how many elements the items have.
+        arrays: the columns whose elements these are.
+        device: where they lie.
+    """
+
+    def __init__(self, numels: list[int], arrays: Sequence[int], device: torch.device) -> None:
+        if is_capturing(device):
+            raise RuntimeError(RUN_BEFORE)
+        self._device, self._arrays, self._items = device, arrays, len(numels)
         starts = [range(0, max(numel, 1), CHUNK) for numel in numels]  # an empty item has a program: for its numbers
         item_of = chain.from_iterable([item] * len(chunks) for item, chunks in enumerate(starts))
         self.programs = sum(map(len, starts))
-        self.chunks = uploaded(array("q", [*item_of, *chain.from_iterable(starts), *numels]), device)
-        self.done = torch.zeros(len(numels), dtype=torch.int32, device=device)
-        self._known: tuple[int, bytes] | None = None  # the stream that sent the table, and what
-        self._spare: Tensor | None = None
-        self._kept: list[Tensor] = []
+        self._chunks = uploaded(array("q", [*item_of, *chain.from_iterable(starts), *numels]), device)
+        self._done = torch.zeros(len(numels), dtype=torch.int32, device=device)
+        self._known: Any = None  # the stream that sent the table, and what
+        self._spare: Tensor | None = None  # memory for a capture, during which there is none to be had
+        self.is_aligned = False
 
-    def upload(self, table: array[int]) -> int:
-        """The address of the table on the device. It is sent again only if it changed."""
-        if self._device.type != "cuda":
-            self._table = uploaded(table, self._device)
-        elif is_capturing(self._device):
-            self._table, self._known = self._captured(table), None
-        else:
-            # Another stream would have to wait for the one that sent it.
-            known = current_stream(self._device.index), table.tobytes()
-            if known != self._known:
-                self._table, self._known = uploaded(table, self._device), known
-                if self._spare is None:
-                    self._spare = torch.empty(len(table), dtype=torch.int64, pin_memory=True)
-        return self._table.data_ptr()
+    @property
+    def arguments(self) -> list[int]:
+        """The first ones of the kernel."""
+        tables = (self._chunks, self._table, self._done)
+        return [*map(Tensor.data_ptr, tables), self.programs, self._items]
+
+    def upload(self, table: array[int]) -> None:
+        """Send the addresses of the columns to the device, unless they are there."""
+        is_cuda = self._device.type == "cuda"
+        # What another stream sent, this one would have to wait for.
+        known = current_stream(self._device.index) if is_cuda else 0, table.tobytes()
+        is_captured = is_capturing(self._device)
+        if known == self._known and not is_captured:
+            return
+        self._table = self._captured(table) if is_captured else uploaded(table, self._device)
+        self._known = None if is_captured else known
+        columns = (table[k * self._items : (k + 1) * self._items] for k in self._arrays)
+        self.is_aligned = all(map(is_aligned, columns))
+        if is_cuda and self._spare is None and not is_captured:
+            self._spare = torch.empty(len(table), dtype=torch.int64, pin_memory=True)
 
     def _captured(self, table: array[int]) -> Tensor:
-        """Sent by the graph, at each replay: from memory of the host, allocated before, that stays as it is."""
-        host, self._spare = self._spare, None
-        numbers = torch.frombuffer(table, dtype=torch.int64)
-        host = numbers.pin_memory() if host is None else host.copy_(numbers)
-        self._kept += [host, host.to(self._device, non_blocking=True)]
-        return self._kept[-1]
+        """Sent by the graph, at each replay: from memory of the host that stays as it is."""
+        if self._spare is None:
+            raise RuntimeError(RUN_BEFORE)
+        host, self._spare = self._spare.copy_(torch.frombuffer(table, dtype=torch.int64)), None
+        on_device = host.to(self._device, non_blocking=True)
+        _READ_BY_GRAPHS.extend((host, on_device, self._chunks, self._done))
+        return on_device
+
+
+RUN_BEFORE = "a kernel cannot be prepared while a CUDA graph is captured; run the same once before"
 
 
 def uploaded(numbers: array[int], device: torch.device) -> Tensor:
