@@ -13,7 +13,10 @@ import shutil
 import sys
 import weakref
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,9 +45,14 @@ def missing_compiler():
     return "" if shutil.which(command) else f"no C compiler: {command!r} not found"
 
 
+@cache
 def missing_interpreter():
-    if importlib.util.find_spec("triton") is None:
+    found = importlib.util.find_spec("triton")
+    if found is None:
         return "there is no Triton"
+    interpreter = Path(found.origin).with_name("runtime") / "interpreter.py"
+    if np.lib.NumpyVersion(np.__version__) >= "2.4.0" and "int(self.handle.data))" in interpreter.read_text():
+        return "this Triton's interpreter (3.6) cannot count with this NumPy (2.4)"
     return "" if os.environ.get("TRITON_INTERPRET") == "1" else "Triton compiles for the device here"
 
 

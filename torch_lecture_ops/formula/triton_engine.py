@@ -298,7 +298,8 @@ class _Work:
         self.programs = sum(map(len, starts))
         self._chunks = uploaded(array("q", [*item_of, *chain.from_iterable(starts), *numels]), device)
         self._done = torch.zeros(len(numels), dtype=torch.int32, device=device)
-        self._known: Any = None  # the stream that sent the table, and what
+        self._stream: int | None = None  # which sent the table
+        self._content: bytes | None = None
         self._spare: Tensor | None = None  # memory for a capture, during which there is none to be had
         self.is_aligned = False
 
@@ -310,27 +311,29 @@ class _Work:
 
     def upload(self, table: array[int]) -> None:
         """Send the addresses of the columns to the device, unless they are there."""
-        is_cuda = self._device.type == "cuda"
-        # What another stream sent, this one would have to wait for.
-        known = current_stream(self._device.index) if is_cuda else 0, table.tobytes()
-        is_captured = is_capturing(self._device)
-        if known == self._known and not is_captured:
+        stream, content = current_stream(self._device.index) if self._device.type == "cuda" else 0, table.tobytes()
+        if is_capturing(self._device):
+            if content != self._content:
+                self._send_by_graph(table)
+            _READ_BY_GRAPHS.extend((self._table, self._chunks, self._done))
+        elif (stream, content) != (self._stream, self._content):  # another stream would have to wait for this one
+            self._table = uploaded(table, self._device)
+            self._stream, self._content = stream, content
+            if self._spare is None and self._device.type == "cuda":
+                self._spare = torch.empty(len(table), dtype=torch.int64, pin_memory=True)
+        else:
             return
-        self._table = self._captured(table) if is_captured else uploaded(table, self._device)
-        self._known = None if is_captured else known
         columns = (table[k * self._items : (k + 1) * self._items] for k in self._arrays)
         self.is_aligned = all(map(is_aligned, columns))
-        if is_cuda and self._spare is None and not is_captured:
-            self._spare = torch.empty(len(table), dtype=torch.int64, pin_memory=True)
 
-    def _captured(self, table: array[int]) -> Tensor:
-        """Sent by the graph, at each replay: from memory of the host that stays as it is."""
+    def _send_by_graph(self, table: array[int]) -> None:
+        """Have the graph send it at each replay, from memory of the host that stays as it is."""
         if self._spare is None:
             raise RuntimeError(RUN_BEFORE)
         host, self._spare = self._spare.copy_(torch.frombuffer(table, dtype=torch.int64)), None
-        on_device = host.to(self._device, non_blocking=True)
-        _READ_BY_GRAPHS.extend((host, on_device, self._chunks, self._done))
-        return on_device
+        self._table = host.to(self._device, non_blocking=True)
+        self._stream = self._content = None  # it is there once the graph has run
+        _READ_BY_GRAPHS.append(host)
 
 
 RUN_BEFORE = "a kernel cannot be prepared while a CUDA graph is captured; run the same once before"
