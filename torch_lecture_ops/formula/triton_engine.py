@@ -298,6 +298,7 @@ class _Work:
         self.programs = sum(map(len, starts))
         self._chunks = uploaded(array("q", [*item_of, *chain.from_iterable(starts), *numels]), device)
         self._done = torch.zeros(len(numels), dtype=torch.int32, device=device)
+        self._table: Tensor
         self._stream: int | None = None  # which sent the table
         self._content: bytes | None = None
         self._spare: Tensor | None = None  # memory for a capture, during which there is none to be had
