@@ -254,7 +254,7 @@ class TritonLaunch(Launch):
         """Store the new numbers of these items, which lie on the CPU."""
         assert self._program is not None
         for k, value in self._program.scalars(dict(zip(self._on_host, scalars, strict=True)), hypers).items():
-            torch._foreach_copy_([columns[k][item] for item in items], [torch.tensor(value)] * len(items))
+            torch._foreach_copy_([columns[k][item] for item in items], [torch.tensor(value, device="cpu")] * len(items))
 
     def _launch(
         self, items: tuple[int, ...], table: array[int], hypers: Sequence[Any], scalars: Sequence[float]
@@ -321,7 +321,7 @@ class _Work:
             self._table = uploaded(table, self._device)
             self._stream, self._content = stream, content
             if self._spare is None and self._device.type == "cuda":
-                self._spare = torch.empty(len(table), dtype=torch.int64, pin_memory=True)
+                self._spare = torch.empty(len(table), dtype=torch.int64, device="cpu", pin_memory=True)
         else:
             return
         columns = (table[k * self._items : (k + 1) * self._items] for k in self._arrays)

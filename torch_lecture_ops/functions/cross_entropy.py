@@ -212,8 +212,8 @@ def _value_by_kernel(
     if no_classes:
         raise out_of_bounds(x, target, options[0])
     divisor = sum_of_weights if reduction == "mean" else 1.0
-    loss = torch.scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype) if rows is None else rows
-    return loss, (statistics, torch.scalar_tensor(divisor, dtype=torch.float64))
+    loss = torch.scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype, device="cpu") if rows is None else rows
+    return loss, (statistics, torch.scalar_tensor(divisor, dtype=torch.float64, device="cpu"))
 
 
 def _slope_by_kernel(

@@ -247,7 +247,7 @@ def _reduced(total: Total, like: Tensor, reduction: str) -> Tensor:
 
 
 def _as_tensor(total: Total, dtype: torch.dtype) -> Tensor:
-    return total.to(dtype) if isinstance(total, Tensor) else torch.scalar_tensor(total, dtype=dtype)
+    return total.to(dtype) if isinstance(total, Tensor) else torch.scalar_tensor(total, dtype=dtype, device="cpu")
 
 
 def _operands(columns: Sequence[Any], parts: tuple[Part, ...], numbers: dict[str, Any]) -> list[Any]:
