@@ -659,8 +659,6 @@ def test_a_launch_follows_its_tensors(change):
 
 @pytest.mark.needs_compiler
 def test_gradients_change_layout_and_memory_at_every_call():
-    launch = CLaunch(ADD, fresh=(1,))
-    p = [torch.zeros(3, 4), torch.zeros(4, 3).t()]
     gradients = [
         torch.ones(3, 4),
         torch.ones(4, 3).t(),
@@ -670,9 +668,12 @@ def test_gradients_change_layout_and_memory_at_every_call():
         torch.ones(3, 4, dtype=torch.float16),
         torch._neg_view(-torch.ones(3, 4)),
     ]
-    for calls, g in enumerate(gradients, 1):
-        launch([p, [g, g]], ())
-        assert all(torch.equal(t, torch.full((3, 4), float(calls))) for t in p)
+    for order in (gradients, gradients[::-1]):
+        launch = CLaunch(ADD, fresh=(1,))
+        p = [torch.zeros(3, 4), torch.zeros(4, 3).t()]
+        for calls, g in enumerate(order, 1):
+            launch([p, [g, g]], ())
+            assert all(torch.equal(t, torch.full((3, 4), float(calls))) for t in p)
 
 
 @pytest.mark.needs_compiler

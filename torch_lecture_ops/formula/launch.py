@@ -122,6 +122,8 @@ class Launch:
         for number, column in enumerate(columns):
             supports = self.supports if number in arrays else self.supports_scalar
             for tensor in column:
+                if number in self._fresh:
+                    tensor = tensor.resolve_neg()  # one that is negated lazily will be copied
                 if not supports(tensor) or (number in arrays and tensor.device != self.device):
                     raise EngineUnavailable(
                         f"the {self.name} engine computes on strided float tensors of {self.where}, got "
