@@ -254,7 +254,9 @@ class TritonLaunch(Launch):
         """Store the new numbers of these items, which lie on the CPU."""
         assert self._program is not None
         for k, value in self._program.scalars(dict(zip(self._on_host, scalars, strict=True)), hypers).items():
-            torch._foreach_copy_([columns[k][item] for item in items], [torch.tensor(value, device="cpu")] * len(items))
+            # Whatever the default device; and in double, for the numbers may be.
+            number = torch.tensor(value, dtype=torch.float64, device="cpu")
+            torch._foreach_copy_([columns[k][item] for item in items], [number] * len(items))
 
     def _launch(
         self, items: tuple[int, ...], table: array[int], hypers: Sequence[Any], scalars: Sequence[float]
