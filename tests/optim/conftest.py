@@ -1,14 +1,16 @@
 """The tables shared by the tests of the optimizers, and what they all need: parameters, gradients, a distance.
 
 A test that takes `case` runs for every optimizer and every row of its table; `name`, for every optimizer once;
-`engine`, for every engine; `asked`, for the keyword arguments that ask for each engine, or for none; `case_dtype`, for
-every row with float64, float32 and one of the half types.
+`engine`, for every engine wherever it runs; `compiling`, for those that compile; `asked`, for the keyword arguments
+that ask for each engine, or for none; `case_dtype`, for every row with float64, float32 and one of the half types.
+
+With `engine`, `compiling`, `asked` or `device` a test makes its tensors where these compute, on the default device.
 """
 
 import copy
 import logging
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -122,7 +124,38 @@ HALF = (torch.bfloat16, torch.float16)
 SHAPES = ((), (1,), (2,), (3,), (5,), (7,), (8,), (9,), (15,), (16,), (17,), (31,), (4, 8), (33,), (47,), (63,), (8, 8))
 SHAPES += ((65,), (70,))
 
-Engine = namedtuple("Engine", "name kwargs")
+Engine = namedtuple("Engine", "name kwargs place")  # what optimizers call it, how they are asked, for `computing`
+
+# Row of the tests -> engine. The interpreter takes a hundred times as long: its other engines are those of the CPU.
+PLACES = {
+    **{name: Engine(name, kwargs, "cpu") for name, kwargs in ENGINES.items()},
+    "triton": Engine("triton", dict(fused=True), "interpreter"),
+    "triton-cuda": Engine("triton", dict(fused=True), "cuda"),
+    "foreach-cuda": Engine("foreach", ENGINES["foreach"], "cuda"),
+    "loop-cuda": Engine("loop", ENGINES["loop"], "cuda"),
+}
+# Nobody asked: the compiling engine of the place.
+UNASKED = {"default": Engine("c", {}, "cpu"), "default-cuda": Engine("triton", {}, "cuda")}
+
+
+# Marks of tests -> where they do not run.
+NOWHERE = {"long": "interpreter", "host": "cuda"}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes too long in Triton's interpreter, where nothing new is to be seen")
+    config.addinivalue_line("markers", "host: something beside the optimizer needs the CPU")
+
+
+def engine_rows(engines, without):
+    marks = {"interpreter": [pytest.mark.needs_interpreter], "cuda": [pytest.mark.gpu]}
+    rows = []
+    for row, engine in engines.items():
+        if engine.place in without:
+            continue
+        needs = [pytest.mark.needs_compiler] if row == "c" else marks.get(engine.place, [])
+        rows.append(pytest.param(engine, marks=needs, id=row))
+    return rows
 
 
 class Case(namedtuple("Case", "name kwargs")):
@@ -153,22 +186,75 @@ def half(case, row):
     return torch.bfloat16 if case.name == "Adadelta" and case.kwargs.get("eps", 0) < 1e-3 else HALF[row % 2]
 
 
+def named(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
 def pytest_generate_tests(metafunc):
     cases = [Case(name, kwargs) for name, rows in CASES.items() for kwargs in rows]
     dtypes = [(case, d) for row, case in enumerate(cases) for d in (torch.float64, torch.float32, half(case, row))]
-    engines = [pytest.param(Engine(name, kwargs), id=name) for name, kwargs in ENGINES.items()]
-    engines[0] = pytest.param(*engines[0].values, marks=pytest.mark.needs_compiler, id="c")
+    without = [place for mark, place in NOWHERE.items() if metafunc.definition.get_closest_marker(mark)]
     tables = {
         "case": [pytest.param(case, id=repr(case)) for case in cases],
         "name": list(CASES),
-        "engine": engines,
-        "asked": [pytest.param({}, id="default")]
-        + [pytest.param(e.values[0].kwargs, marks=e.marks, id=e.id) for e in engines],
-        "case_dtype": [pytest.param((case, d), id=f"{case!r}-{str(d).removeprefix('torch.')}") for case, d in dtypes],
+        "engine": engine_rows(PLACES, without),
+        "compiling": engine_rows({row: e for row, e in PLACES.items() if e.kwargs.get("fused")}, without),
+        "asked": engine_rows(UNASKED | PLACES, without),
+        "case_dtype": [pytest.param((case, d), id=f"{case!r}-{named(d)}") for case, d in dtypes],
     }
+    if {"case_dtype", "engine"} <= set(metafunc.fixturenames):
+        rows = [
+            pytest.param(*of.values, *by.values, marks=by.marks, id=f"{of.id}-{by.id}")
+            for number, of in enumerate(tables.pop("case_dtype"))
+            for by in tables["engine"]
+            # The interpreter takes one dtype a case, in turns.
+            if by.values[0].place != "interpreter" or number % 3 == number // 3 % 3
+        ]
+        del tables["engine"]
+        metafunc.parametrize(("case_dtype", "engine"), rows, indirect=["engine"])
     for argument, rows in tables.items():
         if argument in metafunc.fixturenames:
-            metafunc.parametrize(argument, rows)
+            metafunc.parametrize(argument, rows, indirect=argument in ("engine", "compiling", "asked"))
+
+
+@pytest.fixture(name="working", scope="session")
+def _working(computing):
+    """A context: compute at a place, and make tensors there."""
+
+    @contextmanager
+    def working(place):
+        with computing(place) as device, on(device):
+            if device == "cuda":
+                torch.cuda.manual_seed(0)
+            yield device
+
+    return working
+
+
+def on(device):
+    """Make tensors on this device. (No mode for the CPU: a mode slows down every call of torch.)"""
+    return nullcontext() if device == "cpu" else torch.device(device)
+
+
+def _engine(request, working):
+    with working(request.param.place):
+        yield request.param
+
+
+engine, compiling = (pytest.fixture(name=name)(_engine) for name in ("engine", "compiling"))
+
+
+@pytest.fixture
+def asked(request, working):
+    with working(request.param.place):
+        yield request.param.kwargs
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, working):
+    """For tests of the optimizers as they are by default: another one than that of the other tests."""
+    with working(request.param) as device:
+        yield device
 
 
 @contextmanager
@@ -187,14 +273,16 @@ def seeded():
 
 
 def values(shape, low, high, dtype, seed):
-    """Random numbers of magnitude low to high and either sign: none is so small that a rounding error counts double."""
-    generator = torch.Generator().manual_seed(seed)
-    real = torch.float64
+    """Random numbers of magnitude low to high and either sign: none is so small that a rounding error counts double.
+
+    The same ones on every device: drawn on the CPU.
+    """
+    drawn = dict(generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
     if dtype.is_complex:
         shape = (*shape, 2)
-    size = low + (high - low) * torch.rand(shape, generator=generator, dtype=real)
-    signed = size * (1 - 2 * torch.randint(0, 2, shape, generator=generator, dtype=real))
-    return (torch.view_as_complex(signed) if dtype.is_complex else signed).to(dtype)
+    size = low + (high - low) * torch.rand(shape, **drawn)
+    signed = size * (1 - 2 * torch.randint(0, 2, shape, **drawn))
+    return (torch.view_as_complex(signed) if dtype.is_complex else signed).to(torch.get_default_device(), dtype)
 
 
 def parameters(dtype=torch.float32, shapes=SHAPES):
@@ -207,7 +295,7 @@ def give_gradients(step, *models, without=()):
     for params in models:
         for number, p in enumerate(params):
             gradient = values(p.shape, 0.5, 2, p.dtype, 1000 * (step + 1) + number)
-            p.grad = None if number in without else gradient
+            p.grad = None if number in without else gradient.to(p.device)
 
 
 def entries(params, optimizer):
@@ -220,9 +308,9 @@ def entries(params, optimizer):
 
 
 def flat(tensors):
-    """All elements of tensors, as one vector of float64."""
+    """All elements of tensors, wherever they are, as one vector of float64 on the CPU."""
     tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
-    return torch.cat([t.detach().reshape(-1).double() for t in tensors])
+    return torch.cat([t.detach().reshape(-1).double().cpu() for t in tensors])
 
 
 def distance(ours, theirs, before=()):

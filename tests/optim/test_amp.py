@@ -30,13 +30,13 @@ def network():
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) / 3)
+            p.copy_(torch.randn(p.shape, generator=generator, device="cpu") / 3)
     return model
 
 
 def data():
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(48, 6, generator=generator)
+    x = torch.randn(48, 6, generator=generator, device="cpu").to(torch.get_default_device())
     return x, x[:, :2] * x[:, 2:4]
 
 
@@ -75,7 +75,7 @@ def test_scaled_training(which, asked, overflows, make):
     """scale, unscale_, clip, step, update: as without, but for the steps that overflow, which change nothing."""
     models = scaled, plain = network(), network()
     mine, reference = (make(which, model.parameters(), **asked) for model in models)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=1024.0, growth_interval=3)
     for step in range(7):
         mine.zero_grad()
         with looking_ahead(mine):
@@ -104,7 +104,7 @@ def test_step_unscales(which, asked, make):
     """Without unscale_ before; and a scale that is not 2ⁿ rounds a gradient by a unit or two."""
     models = scaled, plain = network(), network()
     mine, reference = (make(which, model.parameters(), **asked) for model in models)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1000.0)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=1000.0)
     for step in range(4):
         for model, optimizer in ((scaled, mine), (plain, reference)):
             optimizer.zero_grad()
@@ -247,6 +247,7 @@ def test_lightning_with_a_scaler(which, kwargs, ours, fit, lightning):
     assert_trained_alike(*map(trained, runs), 2**-8)
 
 
+@pytest.mark.host
 @quiet
 @pytest.mark.parametrize("form", ["torch", "larson"])
 def test_lightning_evaluates_nesterov_ahead(form, asked, fit):

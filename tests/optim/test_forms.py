@@ -12,6 +12,8 @@ from torch import nn
 
 from torch_lecture_ops import optim
 
+ON_DEVICE = pytest.mark.usefixtures("device")
+
 SHAPES = [(), (3,), (70,), (4, 5)]
 STEPS = 5
 
@@ -242,7 +244,7 @@ def test_forms_are_their_formulas(which, form, reference, kwargs, dtype, engine,
     with table.default_dtype(dtype):
         params = table.parameters(dtype, SHAPES)
         optimizer = getattr(optim, which)(params, form=form, **kwargs, **engine.kwargs)
-        expected = [p.detach().double().numpy().copy() for p in params]
+        expected = [p.detach().double().cpu().numpy().copy() for p in params]
         states = [defaultdict(float) for _ in params]
         shell = [kwargs.pop(key, value) for key, value in shell.items()]
         step = around(reference, *shell)
@@ -250,7 +252,7 @@ def test_forms_are_their_formulas(which, form, reference, kwargs, dtype, engine,
             steps(table, [t], (params, optimizer))
             assert optimizer.engine == engine.name
             for number, p in enumerate(params):
-                expected[number] = step(expected[number], p.grad.double().numpy(), states[number], t, **kwargs)
+                expected[number] = step(expected[number], p.grad.double().cpu().numpy(), states[number], t, **kwargs)
         got = table.entries(params, optimizer)
     for key, column in got.items():
         if key == "step":
@@ -263,9 +265,10 @@ def test_forms_are_their_formulas(which, form, reference, kwargs, dtype, engine,
         units = STEPS * {"param": 1, "acc_delta": 8}.get(key, 4)
         for number, value in column.items():
             limit = units * torch.finfo(dtype).eps * size
-            np.testing.assert_allclose(value.double().numpy(), right[number], rtol=0, atol=limit, err_msg=key)
+            np.testing.assert_allclose(value.double().cpu().numpy(), right[number], rtol=0, atol=limit, err_msg=key)
 
 
+@ON_DEVICE
 @EACH_FORM
 def test_state_of_a_form(which, form, table):
     """What the form needs, in the order of the class, and of the parameter's dtype."""
@@ -340,6 +343,7 @@ def assert_same(*runs):
         torch.testing.assert_close(p, q, rtol=0, atol=20 * 4 * torch.finfo(torch.float64).eps)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("pairs", SAME.values(), ids=SAME)
 def test_the_same_by_another_name(pairs, table):
     with table.default_dtype(torch.float64):
@@ -348,6 +352,7 @@ def test_the_same_by_another_name(pairs, table):
     assert_same(*runs)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_velocity_holds_the_learning_rate(nesterov, table):
     """cs231n: the steps of the past keep their learning rate. torch: they get the new one. Apart by the past alone."""
@@ -365,6 +370,7 @@ def test_velocity_holds_the_learning_rate(nesterov, table):
         assert not torch.allclose(p, q, atol=1e-4)
 
 
+@ON_DEVICE
 def test_incomplete_adam_becomes_adam(table):
     """The step is Adam's times (1 - β₁ᵗ) / √(1 - β₂ᵗ): 3.2 times as long at first, as long in the end."""
     for t in (1, 10, 100, 1000, 40000):
@@ -384,6 +390,7 @@ def test_incomplete_adam_becomes_adam(table):
             assert torch.equal(p, q) == (t == 40000)
 
 
+@ON_DEVICE
 def test_adadelta_of_larson_is_one_step_late(table):
     """Its first step leads nowhere; from then on it goes along the gradients before the last."""
     params = table.parameters(torch.float64, SHAPES)
@@ -397,6 +404,7 @@ def test_adadelta_of_larson_is_one_step_late(table):
         torch.testing.assert_close(p.detach(), start - 0.02 * g / p.grad.abs(), rtol=1e-15, atol=0)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("form", ["torch", "cs231n"])
 def test_nesterov_sees_what_sgd_lives_at(form):
     """The parameters of SGD(nesterov=True) are the points ahead p + μ v of Nesterov, on a quadratic."""
@@ -495,6 +503,7 @@ def reloaded(run):
     return others, other
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("copy_of", [*COPIES.values(), reloaded], ids=[*COPIES, "state_dict"])
 @EACH_FORM
 def test_copies_go_on_in_the_same_form(which, form, copy_of, table):
@@ -517,6 +526,7 @@ OTHER_FORMS = [
 ]
 
 
+@ON_DEVICE
 @pytest.mark.parametrize(("which", "form", "other"), OTHER_FORMS, ids=str)
 def test_a_state_of_another_form(which, form, other, table):
     """Buffers of one form mean nothing to another one: refused, and nothing is changed."""

@@ -10,6 +10,8 @@ from torch import nn
 
 from torch_lecture_ops import optim
 
+ON_DEVICE = pytest.mark.usefixtures("device")
+
 SHAPES = [(), (3,), (70,), (4, 5)]
 HALF = (torch.bfloat16, torch.float16)
 EACH_HALF = pytest.mark.parametrize("dtype", HALF, ids=str)
@@ -59,6 +61,7 @@ def state_of(p, optimizer):
     return {key: value for key, value in optimizer.state.get(p, {}).items() if key != "compensation"}
 
 
+@pytest.mark.long
 def test_steps_that_rounding_takes(asked):
     """100 steps of -0.001 lead from 1 to 0.9. torch in bfloat16 stays at 1, where half a unit is 0.002."""
     runs = []
@@ -103,6 +106,7 @@ def test_a_step_is_one_of_float32(which, kwargs, dtype, engine, table):
     assert any(optimizer.state[p]["compensation"].count_nonzero() for p in params)
 
 
+@pytest.mark.long
 @EACH_HALF
 @EACH_CLASS
 def test_small_steps_add_up(which, dtype, asked, table):
@@ -189,6 +193,7 @@ def test_growing_beyond_the_largest_number(dtype, engine):
 # ---------------------------------------------------------------------------------------------------- keys, checkpoints
 
 
+@ON_DEVICE
 @EACH_CLASS
 def test_keys(which, table):
     """The group has kahan only if it is set; the compensation is the last of the state, of the parameter's kind."""
@@ -222,6 +227,7 @@ COPIES = {
 }
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("copy_of", COPIES.values(), ids=COPIES)
 @EACH_CLASS
 def test_copies_go_on_alike(which, copy_of, table):
@@ -237,6 +243,7 @@ def test_copies_go_on_alike(which, copy_of, table):
         assert all(map(torch.equal, optimizer.state[p].values(), other.state[q].values()))
 
 
+@ON_DEVICE
 def test_checkpoints_go_into_torch(name, table):
     """It goes on without the compensation, from the same state; and what it saves comes back."""
     params = table.parameters(torch.bfloat16, SHAPES)
@@ -258,6 +265,7 @@ def test_checkpoints_go_into_torch(name, table):
     assert optimizer.param_groups[0]["kahan"] is True
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("which", ["SGD", "Adam"])
 def test_checkpoints_that_know_nothing_of_it(which, table):
     """torch's checkpoint cannot say whether to compensate: what the optimizer was made with holds."""
@@ -280,6 +288,7 @@ OTHERS = {
 }
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("others", OTHERS.values(), ids=OTHERS)
 @EACH_CLASS
 def test_only_for_half_types(which, others, table):

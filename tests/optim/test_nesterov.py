@@ -11,6 +11,8 @@ from torch import nn
 
 from torch_lecture_ops.optim import Nesterov
 
+ON_DEVICE = pytest.mark.usefixtures("device")
+
 SHAPES = [(), (3,), (70,), (4, 5)]
 REFUSED = re.escape(
     "Nesterov: the gradient must be that of the point ahead; give step a closure, or compute the gradient inside of "
@@ -101,7 +103,7 @@ def test_against_numpy(form, ask, dtype, engine, table):
     ahead, step = FORMS[form]
     params, seen = table.parameters(dtype, SHAPES), []
     optimizer = Nesterov(params, lr=lr, momentum=mu, form=form, **engine.kwargs)
-    expected = [(p.detach().double().numpy().copy(), np.zeros(p.shape)) for p in params]
+    expected = [(p.detach().double().cpu().numpy().copy(), np.zeros(p.shape)) for p in params]
     for _ in range(10):
         losses = 0.0
         for number, (p, s) in enumerate(expected):
@@ -113,13 +115,14 @@ def test_against_numpy(form, ask, dtype, engine, table):
         assert optimizer.engine == engine.name
         # Ten steps of a few units of values of at most 2, which the quadratic draws together; the loss sums 94 of them.
         limit = 40 * torch.finfo(dtype).eps
-        np.testing.assert_allclose(loss.double().numpy(), losses, rtol=limit)
+        np.testing.assert_allclose(loss.double().cpu().numpy(), losses, rtol=limit)
         for got, (p, s) in zip(params, expected, strict=True):
-            np.testing.assert_allclose(got.detach().double().numpy(), p, rtol=0, atol=limit)
-            np.testing.assert_allclose(optimizer.state[got][KEY[form]].double().numpy(), s, rtol=0, atol=limit)
+            np.testing.assert_allclose(got.detach().double().cpu().numpy(), p, rtol=0, atol=limit)
+            np.testing.assert_allclose(optimizer.state[got][KEY[form]].double().cpu().numpy(), s, rtol=0, atol=limit)
     assert len(seen) == 10
 
 
+@ON_DEVICE
 def test_forms_part_from_momentum(table):
     """Without the look ahead it is ordinary momentum, which goes elsewhere."""
     runs = [(params, Nesterov(params, lr=0.1)) for params in (table.parameters(shapes=SHAPES) for _ in range(2))]
@@ -163,6 +166,7 @@ def test_what_the_closure_returns(table):
         assert optimizer.step(lambda value=value: value) is value
 
 
+@ON_DEVICE
 def test_settings_around(table):
     """maximize goes up; weight decay, of both kinds, is that of p; each with the gradient of the point ahead."""
     for kwargs in (dict(maximize=True), dict(weight_decay=0.5), dict(weight_decay=0.5, decoupled_weight_decay=True)):
@@ -183,6 +187,7 @@ def test_settings_around(table):
 # ------------------------------------------------------------------------------------------------------ the look ahead
 
 
+@ON_DEVICE
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64], ids=str
 )
@@ -211,6 +216,7 @@ def test_parameters_come_back_to_the_bit(form, dtype, table):
     assert all(p.is_leaf and p.requires_grad for p in params)
 
 
+@ON_DEVICE
 def test_odd_strides_come_back(table):
     whole = torch.linspace(1, 2, 77).reshape(11, 7)
     around = whole.clone()
@@ -252,6 +258,7 @@ def test_a_step_without_a_look_ahead(asked, table):
         optimizer.step()
 
 
+@ON_DEVICE
 def test_a_first_step_without_gradients_is_none(table):
     params = table.parameters(shapes=SHAPES)
     optimizer = Nesterov(params, lr=0.1)
@@ -261,6 +268,7 @@ def test_a_first_step_without_gradients_is_none(table):
     assert all(optimizer.state[p]["velocity"].count_nonzero() for p in params)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("by", ["gradient", "closure"])
 def test_a_step_inside_of_the_look_ahead(by, table):
     """Refused: at the end of the block it would be undone, p would stay where it is for ever and only v would grow."""
@@ -284,6 +292,7 @@ def test_a_look_that_failed_is_none(table):
         optimizer.step()
 
 
+@ON_DEVICE
 def test_backward_after_the_look_ahead_is_noticed():
     """What autograd saved of the point ahead is no longer there."""
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -303,8 +312,8 @@ def regression(seed=0):
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.rand(p.shape, generator=generator) - 0.5)
-    x = torch.rand(32, 3, generator=generator)
+            p.copy_(torch.rand(p.shape, generator=generator, device="cpu") - 0.5)
+    x = torch.rand(32, 3, generator=generator, device="cpu").to(torch.get_default_device())
     return model, x, x.sum(1, keepdim=True).sin()
 
 
@@ -320,6 +329,7 @@ def closure_of(model, x, y, optimizer):
     return closure
 
 
+@pytest.mark.long
 @EACH_FORM
 def test_training_by_closure_and_by_hand(form, asked):
     """To the bit the same; the loss falls."""
@@ -339,7 +349,7 @@ def test_gradient_scaling(asked, table):
     """GradScaler steps without a closure. The step that overflows is skipped; the others are as without scaling."""
     ours, theirs = table.parameters(shapes=SHAPES), table.parameters(shapes=SHAPES)
     optimizer, reference = (Nesterov(params, lr=0.1, **asked) for params in (ours, theirs))
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=1024.0)
     for number in range(5):
         with optimizer.lookahead():
             quadratic(ours)()
@@ -478,6 +488,7 @@ def reloaded(run):
     return others, other
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("copy_of", [*COPIES.values(), reloaded], ids=[*COPIES, "state_dict"])
 @EACH_FORM
 def test_copies_go_on_alike(form, copy_of, table):
@@ -494,6 +505,7 @@ def test_copies_go_on_alike(form, copy_of, table):
     assert all(map(torch.equal, params, others))
 
 
+@ON_DEVICE
 def test_momentum_that_changes(table):
     """A scheduler moves it between steps: the look is along the new one, as the step is."""
     params = table.parameters(torch.float64, SHAPES)

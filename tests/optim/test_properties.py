@@ -182,13 +182,14 @@ def test_foreach_engine(which, data, table):
 
 def regression():
     """A small model of float64, and 50 batches of noisy points that no parameters fit exactly."""
-    generator = torch.Generator().manual_seed(0)
+    drawn = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    device = torch.get_default_device()
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64) - 0.5)
-    x = torch.randn(50, 8, 3, generator=generator, dtype=torch.float64)
-    return model, x, x.sum(2, keepdim=True) + torch.randn(50, 8, 1, generator=generator, dtype=torch.float64)
+            p.copy_(torch.rand(p.shape, **drawn) - 0.5)
+    x, noise = (torch.randn(shape, **drawn).to(device) for shape in ((50, 8, 3), (50, 8, 1)))
+    return model, x, x.sum(2, keepdim=True) + noise
 
 
 def train(model, optimizer, x, y, steps):
@@ -216,6 +217,7 @@ LONG = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_2000_steps(name, engine, table):
     """No tensor and no memory more than after the first 200; and the parameters are where torch leads them."""

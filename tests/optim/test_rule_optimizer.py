@@ -14,6 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch_lecture_ops.formula import FormulaError, abs, maximum, minimum, sqrt, tanh, where
 from torch_lecture_ops.optim import Buffer, RuleOptimizer
 
+ON_DEVICE = pytest.mark.usefixtures("device")
+
 SHAPES = [(), (3,), (70,), (4, 5)]
 LOOP = dict(foreach=False, fused=False)
 
@@ -54,6 +56,7 @@ def test_closure(name, asked, table):
     assert optimizer.step() is None
 
 
+@ON_DEVICE
 def test_order_of_hooks(name, table):
     """As torch: all optimizers' pre-hooks, this one's, the step, this one's post-hooks, all optimizers'."""
     seen = {"ours": [], "torchs": []}
@@ -80,6 +83,7 @@ def test_order_of_hooks(name, table):
     assert seen["ours"] == seen["torchs"]
 
 
+@ON_DEVICE
 def test_a_hook_changes_the_gradients_and_the_closure(name, table):
     (p,) = table.parameters(shapes=[(3,)])
     optimizer = plain(table, name).ours([p])
@@ -150,7 +154,7 @@ def test_gradient_scaling(name, asked, table):
     ours, theirs = table.parameters(shapes=SHAPES), table.parameters(shapes=SHAPES)
     case = stateful(table, name)
     mine, reference = case.ours(ours, **asked), case.ours(theirs, **asked)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=1024.0)
     for step in range(5):
         table.give_gradients(step, ours, theirs)
         scaler.scale(torch.ones(()))
@@ -439,6 +443,7 @@ def several_dtypes_in_a_group(name, engine, table):
 SCALARS = ("step", "mu_product")
 
 
+@ON_DEVICE
 def test_gradcheck_through_a_step(case, table):
     """With respect to the parameter, its gradient, the state and the learning rate."""
     (p,) = table.parameters(torch.float64, [(5,)])
@@ -472,12 +477,11 @@ def test_gradcheck_through_a_step(case, table):
 # -------------------------------------------------------------------------------------------------------------- engines
 
 
-@pytest.mark.needs_compiler
-def test_names_of_engines(name, table):
+def test_names_of_engines(name, compiling, table):
     for flags, engine in (
-        ({}, "c"),
-        (dict(fused=True), "c"),
-        (dict(foreach=False), "c"),
+        ({}, compiling.name),
+        (dict(fused=True), compiling.name),
+        (dict(foreach=False), compiling.name),
         (dict(fused=False), "foreach"),
         (dict(foreach=True), "foreach"),
         (LOOP, "loop"),
@@ -491,6 +495,7 @@ def test_names_of_engines(name, table):
         assert optimizer.engine == engine, flags
 
 
+@ON_DEVICE
 def test_subclasses_of_tensors_take_a_safe_engine(name, table):
     class Mine(torch.Tensor):
         pass
@@ -627,12 +632,12 @@ def test_own_rules(rule, reference, kwargs, dtype, engine, table):
     """Against NumPy in float64, with the shell's weight decay and direction around."""
     params = table.parameters(dtype, SHAPES)
     optimizer = rule(params, **kwargs, **engine.kwargs)
-    expected = [(p.detach().double().numpy(), np.zeros(p.shape), np.zeros(p.shape)) for p in params]
+    expected = [(p.detach().double().cpu().numpy(), np.zeros(p.shape), np.zeros(p.shape)) for p in params]
     decay = kwargs.get("weight_decay", 0)
     for t in range(1, 6):
         table.give_gradients(t, params)
         for number, (p, m, n) in enumerate(expected):
-            g = params[number].grad.double().numpy() * (-1 if kwargs.get("maximize") else 1)
+            g = params[number].grad.double().cpu().numpy() * (-1 if kwargs.get("maximize") else 1)
             if kwargs.get("decoupled_weight_decay"):
                 p = p * (1 - 0.02 * decay)
             else:
@@ -645,7 +650,7 @@ def test_own_rules(rule, reference, kwargs, dtype, engine, table):
             for value, right in zip(values, row, strict=False):
                 # Five steps of at most four units; values are of size 1 to 2, or sums of them that may cancel.
                 limit = 2 * 20 * torch.finfo(dtype).eps
-                np.testing.assert_allclose(value.double().numpy(), right, rtol=0, atol=limit)
+                np.testing.assert_allclose(value.double().cpu().numpy(), right, rtol=0, atol=limit)
     assert list(optimizer.state[params[0]]) == (["exp_avg"] if rule is Lion else ["step", "mean", "peak"])
 
 
@@ -722,7 +727,6 @@ def from_outside(p, g, m, *, lr):
     return p - lr * g * torch.ones(3), m
 
 
-@pytest.mark.needs_compiler
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
@@ -740,7 +744,7 @@ def from_outside(p, g, m, *, lr):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_mistakes_in_a_rule(rule, says, table):
+def test_mistakes_in_a_rule(rule, says, compiling, table):
     params = table.parameters(shapes=SHAPES)
     table.give_gradients(0, params)
     start = [p.detach().clone() for p in params]
@@ -749,6 +753,7 @@ def test_mistakes_in_a_rule(rule, says, table):
     assert all(map(torch.equal, params, start))
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("rule", [unknown, method], ids=lambda rule: rule.__name__)
 def test_what_only_tensors_know_runs_on_the_loop(rule, table):
     """As the error says."""
@@ -761,6 +766,7 @@ def test_what_only_tensors_know_runs_on_the_loop(rule, table):
         torch.testing.assert_close(p, q - 0.1 * torch.sin(q.grad))
 
 
+@ON_DEVICE
 def test_in_place_on_tensors(table):
     """Noticed before anything is stored in the parameters."""
     params = table.parameters(shapes=SHAPES)
@@ -779,6 +785,7 @@ def test_number_of_results(rule, engine, table):
         wrong("Wrong", rule)(params, **engine.kwargs).step()
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("rule", [branches, in_place, nothing], ids=lambda rule: rule.__name__)
 def test_mistakes_that_lists_show(rule, table):
     params = table.parameters(shapes=SHAPES)

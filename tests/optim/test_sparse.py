@@ -9,6 +9,8 @@ from torch import nn
 
 from torch_lecture_ops import optim
 
+ON_DEVICE = pytest.mark.usefixtures("device")
+
 SHAPES = [(7,), (5, 3), (4, 2, 3)]
 LOOP = dict(foreach=False, fused=False)
 
@@ -140,6 +142,7 @@ def assert_entries(params, optimizer, expected):
 # ---------------------------------------------------------------------------------------------------------- row by row
 
 
+@ON_DEVICE
 @EACH_ASKED
 @EACH_PLACE
 @EACH_BY_ROWS
@@ -164,6 +167,7 @@ def test_the_rule_is_applied_to_the_rows(which_kwargs, places, flags, table):
                     assert torch.equal(value[rest], row[key][rest]), key
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.bfloat16, torch.float16], ids=str)
 @EACH_BY_ROWS
 def test_dtypes_by_rows(which_kwargs, dtype, table):
@@ -179,6 +183,7 @@ def test_dtypes_by_rows(which_kwargs, dtype, table):
         assert_entries(params, optimizer, expected)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("which", [which for which in ROWS if which != "SGD"])
 def test_kahan_by_rows(which, table):
     """What is left of a row waits until the row is named again."""
@@ -195,6 +200,7 @@ def test_kahan_by_rows(which, table):
     assert any(optimizer.state[p]["compensation"].count_nonzero() for p in params)
 
 
+@ON_DEVICE
 @EACH_ASKED
 @EACH_BY_ROWS
 def test_dense_and_sparse_in_turns(which_kwargs, flags, table):
@@ -215,6 +221,7 @@ def test_dense_and_sparse_in_turns(which_kwargs, flags, table):
         assert_entries(params, optimizer, expected)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("which", ROWS)
 def test_a_single_number(which, table):
     """A parameter without dimensions has no rows: it is one."""
@@ -229,6 +236,7 @@ def test_a_single_number(which, table):
     assert torch.equal(runs[0][0][0], runs[1][0][0])
 
 
+@ON_DEVICE
 def test_strides_by_rows(table):
     """Parameters that lie otherwise: the same numbers, in the same places of the memory around them."""
     around, plain = torch.linspace(1, 2, 77).reshape(11, 7), torch.linspace(1, 2, 77).reshape(11, 7)
@@ -269,6 +277,7 @@ def test_sgd_takes_it_as_dense(which_kwargs, places, asked, table):
     against_dense(which_kwargs, places, asked, table, units=0)
 
 
+@ON_DEVICE
 @EACH_PLACE
 @EACH_ASKED
 def test_sgd_without_state_goes_by_rows(flags, places, table):
@@ -292,6 +301,7 @@ TORCHS_ADAGRAD = [
 AS_TORCH = rows_of({"SGD": TORCHS_SGD, "Adagrad": TORCHS_ADAGRAD})
 
 
+@ON_DEVICE
 @EACH_PLACE
 @pytest.mark.parametrize("which_kwargs", AS_TORCH, ids=named)
 def test_as_torch(which_kwargs, places, table):
@@ -313,6 +323,7 @@ def test_as_torch(which_kwargs, places, table):
             assert table.distance(got[key], column) <= 8, key
 
 
+@ON_DEVICE
 def test_a_sparse_buffer_of_torch(table):
     """torch's SGD keeps its first gradient, sparse as it is. It is loaded, and the run goes on as torch's."""
     for kwargs, kind in product((dict(momentum=0.9), dict(momentum=0.5, nesterov=True)), ("rows", "rows named twice")):
@@ -365,6 +376,7 @@ def test_an_l2_penalty_is_refused(which, beside_dense, asked, table):
     assert_entries(params, optimizer, before)
 
 
+@ON_DEVICE
 @EACH_BY_ROWS
 def test_fused_by_rows(which_kwargs, table):
     """Asked for by name, it cannot be had; what to use instead works."""
@@ -382,19 +394,19 @@ def test_fused_by_rows(which_kwargs, table):
     assert optimizer.engine == "loop"
 
 
-@pytest.mark.needs_compiler
-def test_fused_of_sgd_with_momentum(table):
+def test_fused_of_sgd_with_momentum(compiling, table):
     params = parameters(table)
     optimizer = optim.SGD(params, lr=0.02, momentum=0.9, fused=True)
     for p in params:
         p.grad = sparse_gradient(table, p, PLACES["rows"], 0)
     step(optimizer)
-    assert optimizer.engine == "c"
+    assert optimizer.engine == compiling.name
 
 
 # --------------------------------------------------------------------------------------------------------- all the rest
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("which_kwargs", rows_of(ROWS) + rows_of(DENSE), ids=named)
 def test_gradients_are_not_written(which_kwargs, table):
     """Not even coalesced."""
@@ -413,6 +425,7 @@ def test_gradients_are_not_written(which_kwargs, table):
             assert torch.equal(g._values(), values)
 
 
+@ON_DEVICE
 @EACH_ASKED
 @pytest.mark.parametrize("which_kwargs", rows_of(ROWS) + rows_of(DENSE), ids=named)
 def test_dense_and_sparse_side_by_side(which_kwargs, flags, table):
@@ -457,6 +470,7 @@ class Bag(nn.Module):
 RATES = {"Adadelta": 1.0} | dict.fromkeys(("SGD", "Nesterov", "Adagrad"), 0.1)
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("which", [*ROWS, "Nesterov"])
 def test_training_an_embedding(which, table):
     """The loss falls, words that never occur stay to the bit; for SGD and Nesterov as with the dense gradient."""

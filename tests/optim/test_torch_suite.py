@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torch_lecture_ops import optim
 
+ON_DEVICE = pytest.mark.usefixtures("device")
 BOTH = [name for name in optim.__all__ if hasattr(torch.optim, name)]
 SCHEDULES, LATER = {}, {}
 CONFIGS, FUSED, SPARSE, MISTAKES, MISSING = [], [], [], [], ""
@@ -107,16 +108,15 @@ def descend(params, optimizer, schedulers=(), steps=20):
 @EACH_CONFIG
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_seven_iterations_are_torchs(which, config, dtype, engine, table):
-    seven_iterations(table, which, config, dtype, *engine)
+    seven_iterations(table, which, config, dtype, engine)
 
 
-@pytest.mark.needs_compiler
 @pytest.mark.parametrize(("which", "config"), FUSED)
-def test_seven_fused_iterations_are_torchs_in_float16(which, config, table):
-    seven_iterations(table, which, config, torch.float16, "c", table.engines["c"])
+def test_seven_fused_iterations_are_torchs_in_float16(which, config, compiling, table):
+    seven_iterations(table, which, config, torch.float16, compiling)
 
 
-def seven_iterations(table, which, config, dtype, engine, flags):
+def seven_iterations(table, which, config, dtype, engine):
     """TestOptimRenewed._compare_between: no gradients at 2, a layer frozen at 3 and unfrozen at 5, a 0-dim one.
 
     Half types as torch's loop in float32, rounded: in half types it rounds every intermediate result, which leads away
@@ -126,7 +126,7 @@ def seven_iterations(table, which, config, dtype, engine, flags):
     model = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1), nn.Sigmoid()).to(dtype).to(wide)
     theirs = [*model.parameters(), nn.Parameter(torch.tensor(1.0, dtype=wide))]
     ours = [nn.Parameter(q.detach().to(dtype, copy=True)) for q in theirs]
-    optimizer = make(optim, which, ours, config, **flags)
+    optimizer = make(optim, which, ours, config, **engine.kwargs)
     reference = make(torch.optim, which, theirs, config, foreach=False)
     x = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], dtype=wide).reshape(3, 2)
     for iteration in range(7):
@@ -146,10 +146,10 @@ def seven_iterations(table, which, config, dtype, engine, flags):
         for key, column in expected.items():
             assert list(got[key]) == list(column)
             a, b = (torch.cat([t.reshape(-1) for t in each.values()]) for each in (got[key], column))
-            torch.testing.assert_close(a, b.to(a.dtype), msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(a, b.to(a), msg=lambda text, key=key: f"{key}: {text}")
             for number, right in column.items():
                 right.copy_(got[key][number])
-    assert optimizer.engine == engine
+    assert optimizer.engine == engine.name
     assert all(optimizer.state.values())  # nobody has an empty one
 
 
@@ -158,6 +158,7 @@ def rosenbrock(p):
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
 
+@ON_DEVICE
 @pytest.mark.parametrize("flags", [{}, dict(foreach=True), dict(foreach=False, fused=False)], ids=str)
 @pytest.mark.parametrize("scheduled", YES_NO)
 @pytest.mark.parametrize(("which", "kwargs", "schedule"), SPARSE)
@@ -209,6 +210,7 @@ def test_complex_numbers_are_pairs_of_real_ones(which, config, engine):
     assert [optimizer.engine for optimizer in optimizers] == [engine.name] * 2
 
 
+@pytest.mark.long
 @EACH_CONFIG
 def test_complex_numbers_are_real_and_imaginary_parts(which, config, engine):
     """torch's test_complex_2d: down the absolute value of Rosenbrock's function of complex numbers."""
@@ -233,6 +235,7 @@ def test_complex_numbers_are_real_and_imaginary_parts(which, config, engine):
 # -------------------------------------------------------------------------------------------------- the right direction
 
 
+@pytest.mark.long
 @EACH_CONFIG
 def test_goes_the_right_direction(which, config, engine):
     """In 20 steps: parameters that are contiguous and not, without schedulers and with each set of torch's table."""
@@ -245,6 +248,7 @@ def test_goes_the_right_direction(which, config, engine):
         assert optimizer.engine == engine.name
 
 
+@pytest.mark.long
 def test_groups_with_schedulers_go_the_right_direction(name, engine):
     for schedule in SCHEDULES[name]:
         weight, bias = params = weight_and_bias()
@@ -254,6 +258,7 @@ def test_groups_with_schedulers_go_the_right_direction(name, engine):
         assert after < before
 
 
+@pytest.mark.long
 @EACH_CONFIG
 def test_weight_decay_of_a_group(which, config, engine):
     """Of one group, not of the other: 20 steps go in the right direction."""
@@ -264,6 +269,7 @@ def test_weight_decay_of_a_group(which, config, engine):
     assert after > before if config.kwargs.get("maximize") else after < before
 
 
+@pytest.mark.long
 @EACH_CONFIG
 def test_learning_rate_of_a_group(which, config, engine):
     """Where it is next to nothing, a parameter stays as it is, to the bit."""
@@ -380,10 +386,9 @@ def test_older_checkpoints_are_loaded_as_by_torch(which, config, engine):
     torch.testing.assert_close(params, others)
 
 
-@pytest.mark.needs_compiler
 @EACH_CONFIG
-def test_checkpoints_of_fused_runs(which, config):
-    """As torch's fused optimizers on a GPU leave them, moved to the CPU: torch's test_cpu_load_state_dict."""
+def test_checkpoints_of_fused_runs(which, config, compiling):
+    """As torch's fused optimizers on a GPU leave them, also moved to the CPU: torch's test_cpu_load_state_dict."""
     params = weight_and_bias()
     reference = make(torch.optim, which, params, config, foreach=False)
     descend(params, reference, steps=2)
@@ -394,7 +399,7 @@ def test_checkpoints_of_fused_runs(which, config):
     optimizer.load_state_dict(saved)
     descend(others, optimizer, steps=1)
     descend(params, reference, steps=1)
-    assert optimizer.engine == "c"
+    assert optimizer.engine == compiling.name
     torch.testing.assert_close(others, params)
 
 
@@ -428,6 +433,7 @@ def test_hooks_of_state_dict(name):
     assert last < first
 
 
+@ON_DEVICE
 def test_hooks_of_load_state_dict(name):
     """One before may write into the dict or return another, in the order asked for; one after sees what was loaded."""
     params = weight_and_bias()
