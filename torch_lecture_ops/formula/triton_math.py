@@ -19,6 +19,10 @@ LN2_HIGH = tl.constexpr(float.fromhex("0x1.62e4p-1"))
 LN2_LOW = tl.constexpr(float.fromhex("0x1.7f7d1cp-20"))
 LOG2_E = tl.constexpr(float.fromhex("0x1.715476p0"))
 TINY = tl.constexpr(float.fromhex("0x1p-126"))
+TINY_DOUBLE = tl.constexpr(float.fromhex("0x1p-1022"))
+SQRT_HALF_BITS = tl.constexpr(0x3FE6A09E667F3BCD)
+LN2_HIGH_DOUBLE = tl.constexpr(float.fromhex("0x1.62e42feep-1"))  # a multiple of it by an exponent is exact
+LN2_LOW_DOUBLE = tl.constexpr(float.fromhex("0x1.a39ef35793c76p-33"))
 E2 = tl.constexpr(float.fromhex("0x1.5554dcp-3"))
 E3 = tl.constexpr(float.fromhex("0x1.5554e8p-5"))
 E4 = tl.constexpr(float.fromhex("0x1.120c68p-7"))
@@ -214,12 +218,33 @@ def tanh_double(x):
 
 
 @triton.jit
+def log_in_two(a):
+    # ln a = k ln 2 + 2 atanh(f / (2 + f)) as in log_reduced, as the sum of two doubles: a power wants 10 bits more
+    tiny = a < TINY_DOUBLE
+    scaled = tl.where(tiny, a * 18014398509481984.0, a)
+    b = scaled.to(tl.int64, bitcast=True)
+    k = (b - SQRT_HALF_BITS) >> 52
+    f = (b - (k << 52)).to(tl.float64, bitcast=True) - 1.0
+    k = tl.where(tiny, k - 54, k).to(tl.float64)
+    d = 2.0 + f
+    s = f / d
+    s_low = (tl.fma(-1.0 * s, d, f) - s * (f - (d - 2.0))) / d
+    z = s * s
+    series = 1.0 / 23
+    for n in tl.static_range(21, 1, -2):
+        series = tl.fma(z, series, 1.0 / n)
+    high = tl.fma(k, LN2_HIGH_DOUBLE, 2.0 * s)
+    low = 2.0 * s - (high - k * LN2_HIGH_DOUBLE) + tl.fma(k, LN2_LOW_DOUBLE, 2.0 * tl.fma(s * z, series, s_low))
+    return high, low
+
+
+@triton.jit
 def pow_positive(a, y):
     # e^(y ln a), with what rounding took from the logarithm and from the product
-    logarithm = tl.log(a)
+    high, low = log_in_two(a)
+    logarithm = tl.where((a > 0.0) & (a < float("inf")), high + low, tl.log(a))
     product = y * logarithm
-    back = tl.exp(logarithm)
-    lost = tl.fma(y, logarithm, -1.0 * product) + y * ((a - back) / back)
+    lost = tl.fma(y, logarithm, -1.0 * product) + y * (low - (logarithm - high))
     r = tl.exp(product)
     return tl.where((lost - lost == 0.0) & (r - r == 0.0), tl.fma(r, lost, r), r)
 
