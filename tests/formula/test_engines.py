@@ -4,26 +4,77 @@ import gc
 import math
 import threading
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torch_lecture_ops.formula as vocabulary
 from torch_lecture_ops.formula import CLaunch, EngineUnavailable, Formula, FormulaError, exp, foreach, log, loop, where
 from torch_lecture_ops.formula.c_engine import GRAIN
+from torch_lecture_ops.formula.triton_engine import BLOCK, CHUNK, TritonLaunch
 
+
+class NumbersOnHost(TritonLaunch):
+    """With numbers of the items on the CPU, as no kernel can read them elsewhere: they are arguments of a launch."""
+
+    def is_on_host(self, scalar):
+        return True
+
+
+class OnDevice(torch.Tensor):
+    """A hyper that the kernel reads itself. In the interpreter it can read what lies on the CPU."""
+
+    is_cpu = False
+
+
+class HypersOnDevice(TritonLaunch):
+    """With hypers that are tensors on the device, one of each dtype in turn that holds it exactly."""
+
+    def __call__(self, columns, hypers, alike=False):
+        device = columns[0][0].device if columns[0] else None
+        tensors = [torch.tensor(h, dtype=torch.float64, device=device).as_subclass(OnDevice) for h in hypers]
+        super().__call__(columns, [t.float() if t.float() == t else t for t in tensors], alike)
+
+
+LAUNCHES = {
+    "c": CLaunch,
+    "triton": TritonLaunch,
+    "triton, numbers on the host": NumbersOnHost,
+    "triton, hypers on the device": HypersOnDevice,
+}
 ENGINES = {
-    "c": lambda formula, columns, hypers=(), fresh=(): CLaunch(formula, fresh)(columns, hypers),
+    name: lambda formula, columns, hypers=(), fresh=(), launch=launch: launch(formula, fresh)(columns, hypers)
+    for name, launch in LAUNCHES.items()
+} | {
     "foreach": lambda formula, columns, hypers=(), fresh=(): foreach(formula, columns, hypers),
     "loop": lambda formula, columns, hypers=(), fresh=(): loop(formula, columns, hypers),
 }
-every_engine = pytest.mark.parametrize(
-    "engine", [pytest.param("c", marks=pytest.mark.needs_compiler), "foreach", "loop"]
-)
+MARKS = {"cpu": (), "interpreter": pytest.mark.needs_interpreter, "cuda": pytest.mark.gpu}
+
+
+def engines(*names):
+    """A parameter of these engines, each at the places where it computes."""
+    rows = []
+    for name in names:
+        for place in ("interpreter", "cuda") if name.startswith("triton") else ("cpu",):
+            marks = pytest.mark.needs_compiler if name == "c" else MARKS[place]
+            rows.append(pytest.param(name, place, marks=marks, id=name if place == "cpu" else f"{name}, {place}"))
+    return pytest.mark.parametrize("engine, device", rows, indirect=["device"])
+
+
+def numbers_at(engine, device):
+    """Where the numbers of the items are to lie."""
+    return "cpu" if engine == "triton, numbers on the host" else device
+
+
+every_engine = engines("c", "foreach", "loop", "triton")
+every_launch = engines("c", "triton")
+every_way_of_numbers = engines("c", "foreach", "loop", *(name for name in LAUNCHES if name != "c"))
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -48,7 +99,12 @@ def bits(tensor):
 
 
 def in_float64(column):
-    return [tensor.double().numpy().copy() for tensor in column]
+    return [tensor.double().cpu().numpy().copy() for tensor in column]
+
+
+def on(device, *columns):
+    """The same numbers there. (They are drawn on the CPU: the same ones everywhere.)"""
+    return [[tensor.to(device) for tensor in column] for column in columns]
 
 
 # ----------------------------------------------------------------------- every operation, every engine, every dtype
@@ -112,7 +168,7 @@ OPERATIONS = {
     "x == x": 0,
 }
 SIZES = range(71)
-
+EDGES = [BLOCK - 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17]  # of what Triton's programs take
 
 NUMPY = SimpleNamespace(**{**vars(np), "softplus": lambda x: np.logaddexp(x, x.dtype.type(0))})
 
@@ -142,14 +198,14 @@ def samples(dtype, seed=0):
 
 @every_dtype
 @every_engine
-def test_every_operation_is_within_its_ulps_over_sizes_0_to_70(engine, dtype):
+def test_every_operation_is_within_its_ulps_over_sizes_0_to_70(engine, device, dtype):
     h, texts = 0.7, list(OPERATIONS)
 
     def function(x, y, h):
         return tuple(evaluate(text, vocabulary, x, y, h) for text in texts)
 
-    x, y = samples(dtype)
-    outputs = [[torch.full((n,), math.nan, dtype=dtype) for n in SIZES] for _ in texts]
+    x, y = on(device, *samples(dtype))
+    outputs = [[torch.full_like(t, math.nan) for t in x] for _ in texts]
     formula = Formula(function, ("array", "array"), tuple(range(2, 2 + len(texts))), ("h",))
     ENGINES[engine](formula, [x, y, *outputs], (h,))
     # Half types are computed in float32 and rounded once more; in float64 the reference itself is rounded.
@@ -164,21 +220,21 @@ def test_every_operation_is_within_its_ulps_over_sizes_0_to_70(engine, dtype):
 
 @every_dtype
 @every_engine
-def test_special_values_come_out_as_in_numpy(engine, dtype):
+def test_special_values_come_out_as_in_numpy(engine, device, dtype):
     largest, smallest = torch.finfo(dtype).max, torch.finfo(dtype).tiny
     special = [0.0, -0.0, 1.0, -1.0, 0.5, math.inf, -math.inf, math.nan, largest, smallest]
     x, y = map(torch.flatten, torch.meshgrid(*[torch.tensor(special, dtype=dtype)] * 2, indexing="ij"))
     texts = ["x + y", "x - y", "x * y", "x / y", "x * 0.5", "x / 0.5", "f.abs(x)", "-x", "f.sqrt(x)", "x ** 2"]
     texts += ["f.exp(x)", "f.expm1(x)", "f.log(x)", "f.log1p(x)", "f.softplus(x)", "f.tanh(x)"]
     texts += ["f.where(x < y, x, y)", "x < y", "x != y"]
-    outputs = [[torch.empty_like(x)] for _ in texts]
+    outputs = [[torch.empty_like(x, device=device)] for _ in texts]
 
     def function(x, y):
         return tuple(evaluate(text, vocabulary, x, y, None) for text in texts)
 
     formula = Formula(function, ("array", "array"), tuple(range(2, 2 + len(texts))))
-    ENGINES[engine](formula, [[x], [y], *outputs], ())
-    for text, (got,) in zip(texts, outputs, strict=True):
+    ENGINES[engine](formula, [*on(device, [x], [y]), *outputs], ())
+    for text, (got,) in zip(texts, on("cpu", *outputs), strict=True):
         with np.errstate(all="ignore"):
             want = torch.from_numpy(evaluate(text, NUMPY, x.double().numpy(), y.double().numpy(), None)).double()
         want = want.to(torch.promote_types(dtype, torch.float32)).to(dtype)
@@ -255,14 +311,16 @@ ROWS = [
 
 
 @every_dtype
-@every_engine
+@every_way_of_numbers
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.formula.name)
-def test_formulas_agree_with_the_reference_over_three_steps(row, engine, dtype):
+def test_formulas_agree_with_the_reference_over_three_steps(row, engine, device, dtype):
     generator = torch.Generator().manual_seed(0)
+    # How numbers and hypers come has nothing to do with the size of an item.
+    sizes = SIZES[::7] if engine.startswith("triton,") else SIZES
     columns = [
-        [torch.tensor(float(n % 3)) for n in SIZES]
+        [torch.tensor(float(n % 3), device=numbers_at(engine, device)) for n in sizes]
         if kind == "scalar"
-        else [(torch.rand(n, generator=generator) * 1.5 + 0.5).to(dtype) for n in SIZES]
+        else [(torch.rand(n, generator=generator) * 1.5 + 0.5).to(device, dtype) for n in sizes]
         for kind in row.formula.columns
     ]
     if row.formula.function is adam:  # v of a later step than m: steps of about lr, nothing cancels
@@ -270,10 +328,10 @@ def test_formulas_agree_with_the_reference_over_three_steps(row, engine, dtype):
     for _ in range(3):
         before = [in_float64(column) for column in columns]
         ENGINES[engine](row.formula, columns, row.hypers, (1,) if 1 not in row.formula.stores else ())
-        for item in range(len(SIZES)):
+        for item in range(len(sizes)):
             want = row.reference(*(column[item] for column in before), *row.hypers)
             for column, value in zip(row.formula.stores, want, strict=True):
-                got = columns[column][item].double().numpy()
+                (got,) = in_float64([columns[column][item]])
                 if row.formula.columns[column] == "scalar":
                     assert got == value
                 else:
@@ -281,13 +339,14 @@ def test_formulas_agree_with_the_reference_over_three_steps(row, engine, dtype):
                     assert (in_ulps(got, value, dtype) <= allowed).all(), (column, in_ulps(got, value, dtype).max())
 
 
-@pytest.mark.needs_compiler
 @every_dtype
-def test_compiled_sums_and_products_equal_the_loop_bit_for_bit(dtype):
+@every_launch
+def test_compiled_sums_and_products_equal_the_loop_bit_for_bit(engine, device, dtype):
     generator = torch.Generator().manual_seed(0)
-    columns = [[torch.randn(n, generator=generator).to(dtype) for n in SIZES] for _ in range(3)]
+    sizes = [*SIZES, *EDGES] if engine == "triton" else SIZES
+    columns = on(device, *([torch.randn(n, generator=generator).to(dtype) for n in sizes] for _ in range(3)))
     loops = [[tensor.clone() for tensor in column] for column in columns]
-    launch = CLaunch(MOMENTUM, fresh=(1,))
+    launch = LAUNCHES[engine](MOMENTUM, fresh=(1,))
     for _ in range(3):
         launch(columns, (0.1, 0.9))
         loop(MOMENTUM, loops, (0.1, 0.9))
@@ -295,37 +354,57 @@ def test_compiled_sums_and_products_equal_the_loop_bit_for_bit(dtype):
         assert all(map(torch.equal, got, want))
 
 
-@pytest.mark.needs_compiler
-def test_columns_of_several_dtypes_are_computed_in_the_widest():
-    x, y = torch.full((5,), 1 + 2**-10, dtype=torch.float16), torch.full((5,), 2.0**-40, dtype=torch.float64)
-    out = torch.zeros(5, dtype=torch.float64)
-    CLaunch(Formula(lambda x, y: x + y, ("array", "array"), (2,)))([[x], [y], [out]], ())
+@every_launch
+def test_columns_of_several_dtypes_are_computed_in_the_widest(engine, device):
+    x = torch.full((5,), 1 + 2**-10, dtype=torch.float16, device=device)
+    y = torch.full((5,), 2.0**-40, dtype=torch.float64, device=device)
+    out = torch.zeros_like(y)
+    ENGINES[engine](Formula(lambda x, y: x + y, ("array", "array"), (2,)), [[x], [y], [out]])
     assert out.tolist() == [1 + 2**-10 + 2**-40] * 5
 
 
-@every_engine
+@every_way_of_numbers
 @pytest.mark.parametrize("step", [torch.float32, torch.float64])
-def test_a_scalar_of_each_item_is_read_and_written_in_double(engine, step):
+def test_a_scalar_of_each_item_is_read_and_written_in_double(engine, device, step):
     formula = Formula(lambda p, t: (p + 1 / (t + 1), t + 1), ("array", "scalar"), (0, 1))
     steps = [0, 0, 5, 5, 0, 2**24 - 2, 1]  # equal neighbours and others
-    p, t = [torch.zeros(3, dtype=torch.float64) for _ in steps], [torch.tensor(float(k), dtype=step) for k in steps]
+    p = [torch.zeros(3, dtype=torch.float64, device=device) for _ in steps]
+    t = [torch.tensor(float(k), dtype=step, device=numbers_at(engine, device)) for k in steps]
     ENGINES[engine](formula, [p, t], ())
     assert [tensor.item() for tensor in t] == [k + 1 for k in steps]
     assert [tensor.tolist() for tensor in p] == [[1 / (k + 1)] * 3 for k in steps]
 
 
 @every_engine
-def test_one_of_the_two_is_selected_and_the_other_leaves_no_trace(engine):
-    x = torch.tensor([-1.0, 0.0, 1.0, math.e])
+def test_one_of_the_two_is_selected_and_the_other_leaves_no_trace(engine, device):
+    x = torch.tensor([-1.0, 0.0, 1.0, math.e], device=device)
     formula = Formula(lambda x: where(x > 0, log(x), exp(x)), ("array",), (0,))
     ENGINES[engine](formula, [[x]])
-    torch.testing.assert_close(x, torch.tensor([math.exp(-1), 1.0, 0.0, 1.0]))
+    torch.testing.assert_close(x.cpu(), torch.tensor([math.exp(-1), 1.0, 0.0, 1.0]))
+
+
+def advance(p, g, t):
+    return p + g / (t + 1), t + 1
+
+
+@engines("triton", "triton, numbers on the host")
+def test_numbers_of_an_item_change_once_all_of_its_programs_have_read_them(engine, device):
+    """An item of many chunks has as many programs; an empty one has one, too. Twice, as their count starts anew."""
+    formula = Formula(advance, ("array", "array", "scalar"), (0, 2))
+    launch, sizes = LAUNCHES[engine](formula), [*EDGES, 0, 1]
+    p, g = ([torch.full((n,), number, device=device) for n in sizes] for number in (0.0, 1.0))
+    t = [torch.zeros((), device=numbers_at(engine, device)) for _ in sizes]
+    for steps in (1, 2):
+        launch([p, g, t], ())
+        assert [tensor.item() for tensor in t] == [steps] * len(sizes)
+        assert all((tensor == {1: 1.0, 2: 1.5}[steps]).all() for tensor in p)
 
 
 # -------------------------------------------------------------------------------------------------------------- layouts
 
 MOMENTUM = Formula(momentum, ("array", "array", "array"), (0, 2), ("lr", "mu"), "momentum")
 SHAPE = (2, 3, 4, 5)
+DOUBLE = Formula(lambda x: 2 * x, ("array",), (1,))
 UNTOUCHED = 12345.0
 
 
@@ -333,8 +412,8 @@ def view_in(base, offset, shape, strides):
     return base.as_strided(shape, strides, offset)
 
 
-def memory(cells, dtype):
-    return torch.full((cells,), UNTOUCHED, dtype=dtype)
+def memory(cells, dtype, device="cpu"):
+    return torch.full((cells,), UNTOUCHED, dtype=dtype, device=device)
 
 
 # name -> (memory, view of SHAPE in it)
@@ -358,9 +437,9 @@ EXPANDED = {
 }
 
 
-def laid_out(layout, dtype, seed):
+def laid_out(layout, dtype, seed, device="cpu"):
     """A tensor of random values in this layout, and the memory in which it lies."""
-    base = memory(2000, dtype)
+    base = memory(2000, dtype, device)
     tensor = layout(base)
     values = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).to(dtype)
     if layout in EXPANDED.values():
@@ -388,49 +467,49 @@ def check_layouts(run, p, g, b, hypers=(0.1, 0.9)):
 @every_engine
 @pytest.mark.parametrize("second", [*LAYOUTS, *EXPANDED])
 @pytest.mark.parametrize("first", LAYOUTS)
-def test_layouts_of_parameter_gradient_and_buffer_may_differ(engine, first, second):
-    p, g = laid_out(LAYOUTS[first], torch.float32, 0), laid_out({**LAYOUTS, **EXPANDED}[second], torch.float32, 1)
-    b = laid_out(LAYOUTS.get(second, LAYOUTS[first]), torch.float32, 2)
+def test_layouts_of_parameter_gradient_and_buffer_may_differ(engine, device, first, second):
+    layouts = LAYOUTS[first], {**LAYOUTS, **EXPANDED}[second], LAYOUTS.get(second, LAYOUTS[first])
+    p, g, b = (laid_out(layout, torch.float32, seed, device) for seed, layout in enumerate(layouts))
     check_layouts(lambda columns, hypers: ENGINES[engine](MOMENTUM, columns, hypers, (1,)), p, g, b)
 
 
-@pytest.mark.needs_compiler
 @every_dtype
-def test_layouts_of_every_dtype(dtype):
+@every_launch
+def test_layouts_of_every_dtype(engine, device, dtype):
     for name in ("transposed", "columns with gaps", "odd strides"):
-        p, b = laid_out(LAYOUTS[name], dtype, 0), laid_out(LAYOUTS["contiguous"], dtype, 2)
-        g = laid_out(LAYOUTS["channels last"], dtype, 1)
-        check_layouts(CLaunch(MOMENTUM, fresh=(1,)), p, g, b)
+        layouts = map(LAYOUTS.__getitem__, (name, "channels last", "contiguous"))
+        p, g, b = (laid_out(layout, dtype, seed, device) for seed, layout in enumerate(layouts))
+        check_layouts(LAUNCHES[engine](MOMENTUM, fresh=(1,)), p, g, b)
 
 
-@pytest.mark.needs_compiler
-def test_layouts_mixed_in_one_call_and_changing_from_call_to_call():
-    launch = CLaunch(MOMENTUM, fresh=(1,))
+@every_launch
+def test_layouts_mixed_in_one_call_and_changing_from_call_to_call(engine, device):
+    launch = LAUNCHES[engine](MOMENTUM, fresh=(1,))
     names = list(LAYOUTS)
-    p = [laid_out(LAYOUTS[name], torch.float32, 0)[0] for name in names]
-    b = [laid_out(LAYOUTS[name], torch.float32, 2)[0] for name in names[::-1]]
+    p = [laid_out(LAYOUTS[name], torch.float32, 0, device)[0] for name in names]
+    b = [laid_out(LAYOUTS[name], torch.float32, 2, device)[0] for name in names[::-1]]
     for turn in range(len(names)):
-        g = [laid_out(LAYOUTS[name], torch.float32, turn)[0] for name in names[turn:] + names[:turn]]
+        g = [laid_out(LAYOUTS[name], torch.float32, turn, device)[0] for name in names[turn:] + names[:turn]]
         dense = [[tensor.contiguous().clone() for tensor in column] for column in (p, g, b)]
         loop(MOMENTUM, dense, (0.1, 0.9))
         launch([p, g, b], (0.1, 0.9))
         assert all(map(torch.equal, p + b, dense[0] + dense[2]))
 
 
-@pytest.mark.needs_compiler
 @every_dtype
+@every_launch
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_fresh_outputs_are_written_in_any_layout(name, dtype):
-    x, (out, base) = torch.randn(SHAPE).to(dtype), laid_out(LAYOUTS[name], dtype, 0)
+def test_fresh_outputs_are_written_in_any_layout(engine, device, name, dtype):
+    x, (out, base) = torch.randn(SHAPE).to(device, dtype), laid_out(LAYOUTS[name], dtype, 0, device)
     before, values = base.clone(), out.clone()
-    CLaunch(Formula(lambda x: 2 * x, ("array",), (1,)))([[x], [out]], ())
+    ENGINES[engine](DOUBLE, [[x], [out]])
     assert torch.equal(out, 2 * x)
     out.copy_(values)
     assert torch.equal(base, before)
 
 
 @st.composite
-def views(draw, shape):
+def views(draw, shape, device):
     """A tensor of this shape in larger memory: dimensions in any order, steps and gaps, an offset."""
     order = draw(st.permutations(range(len(shape))))
     strides, extent = [0] * len(shape), 1
@@ -438,58 +517,63 @@ def views(draw, shape):
         strides[dimension] = extent * draw(st.integers(1, 3)) + draw(st.integers(0, 2))
         extent = strides[dimension] * max(shape[dimension] - 1, 0) + extent
     offset = draw(st.integers(0, 3))
-    base = memory(offset + extent + 3, torch.float32)
+    base = memory(offset + extent + 3, torch.float32, device)
     tensor = view_in(base, offset, shape, strides)
     tensor.copy_(torch.arange(tensor.numel()).reshape(shape) - draw(st.integers(0, 9)))
     return tensor, base
 
 
-@pytest.mark.needs_compiler
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(st.data())
-def test_any_shape_and_strides(data):
+# The place of a test is the same for all of its examples.
+ANYTHING = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+@every_launch
+@settings(max_examples=150, **ANYTHING)
+@given(data=st.data())
+def test_any_shape_and_strides(engine, device, data):
     shape = tuple(data.draw(st.lists(st.integers(0, 5), max_size=4)))
-    p, g, b = (data.draw(views(shape)) for _ in range(3))
-    check_layouts(CLaunch(MOMENTUM, fresh=(1,)), p, g, b)
+    p, g, b = (data.draw(views(shape, device)) for _ in range(3))
+    check_layouts(LAUNCHES[engine](MOMENTUM, fresh=(1,)), p, g, b)
 
 
-@pytest.mark.needs_compiler
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=40), st.integers(0, 5))
-def test_any_list_of_sizes(sizes, seed):
+@every_launch
+@settings(max_examples=50, **ANYTHING)
+@given(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=40), seed=st.integers(0, 5))
+def test_any_list_of_sizes(engine, device, sizes, seed):
     generator = torch.Generator().manual_seed(seed)
-    columns = [[torch.randn(n, generator=generator) for n in sizes] for _ in range(3)]
+    columns = on(device, *([torch.randn(n, generator=generator) for n in sizes] for _ in range(3)))
     wants = [[tensor.clone() for tensor in column] for column in columns]
-    CLaunch(MOMENTUM, fresh=(1,))(columns, (0.1, 0.9))
+    ENGINES[engine](MOMENTUM, columns, (0.1, 0.9), (1,))
     foreach(MOMENTUM, wants, (0.1, 0.9))
     assert all(map(torch.equal, columns[0] + columns[2], wants[0] + wants[2]))
 
 
 @every_engine
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (1, 1, 1)])
-def test_small_shapes(engine, shape):
-    p, g, b = torch.full(shape, 1.0), torch.full(shape, 2.0), torch.full(shape, 3.0)
+def test_small_shapes(engine, device, shape):
+    p, g, b = (torch.full(shape, number, device=device) for number in (1.0, 2.0, 3.0))
     ENGINES[engine](MOMENTUM, [[p], [g], [b]], (0.5, 0.5), (1,))
-    assert torch.equal(p, torch.full(shape, -0.75))
-    assert torch.equal(b, torch.full(shape, 3.5))
+    assert torch.equal(p, torch.full_like(p, -0.75))
+    assert torch.equal(b, torch.full_like(b, 3.5))
 
 
-@every_engine
-def test_no_items_at_all(engine):
+@every_way_of_numbers
+def test_no_items_at_all(engine, device):
     ENGINES[engine](MOMENTUM, [[], [], []], (0.5, 0.5), (1,))
 
 
-@every_engine
-def test_thousands_of_items_each_with_its_own_step(engine):
-    count = 5000
+@every_way_of_numbers
+def test_thousands_of_items_each_with_its_own_step(engine, device):
+    count = 500 if engine.startswith("triton") and device == "cpu" else 5000  # the interpreter takes 1 ms an item
     formula = Formula(lambda p, g, t, lr: (p - lr * g / (t + 1), t + 1), ("array", "array", "scalar"), (0, 2), ("lr",))
     p, g = [torch.ones(k % 4) for k in range(count)], [torch.ones(k % 4) for k in range(count)]
-    t = [torch.tensor(float(k // 3)) for k in range(count)]
+    p, g = on(device, p, g)
+    t = [torch.tensor(float(k // 3), device=numbers_at(engine, device)) for k in range(count)]
     ENGINES[engine](formula, [p, g, t], (0.5,), (1,))
     assert [tensor.item() for tensor in t] == [k // 3 + 1 for k in range(count)]
     for k, tensor in enumerate(p):
         want = 1 - np.float32(0.5) / np.float32(k // 3 + 1)  # off by the roundings of a reciprocal, a product, a sum
-        assert np.allclose(tensor.numpy(), want, rtol=3 * 2**-24, atol=2 * 2**-24)
+        assert np.allclose(tensor.cpu().numpy(), want, rtol=3 * 2**-24, atol=2 * 2**-24)
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -569,17 +653,17 @@ ADD = Formula(lambda x, g: x + g, ("array", "array"), (0,), name="Add")
 
 
 def replaced(p, g):
-    return [torch.ones(4) for _ in p], g
+    return [torch.ones_like(t) for t in p], g
 
 
 def with_other_data(p, g):
     for tensor in p:
-        tensor.data = torch.ones(4)
+        tensor.data = tensor.new_ones(4)
     return p, g
 
 
 def one_with_other_data(p, g):
-    p[1].data = torch.ones(4)
+    p[1].data = p[1].new_ones(4)
     return p, g
 
 
@@ -588,7 +672,7 @@ def with_fewer_items(p, g):
 
 
 def with_more_items(p, g):
-    return [*p, torch.ones(9)], [*g, torch.ones(9)]
+    return [*p, p[0].new_ones(9)], [*g, g[0].new_ones(9)]
 
 
 def in_another_order(p, g):
@@ -607,20 +691,20 @@ def with_data_of_another_dtype(p, g):
 
 def of_other_sizes(p, g):
     for tensor in p:
-        tensor.data = torch.ones(70)
-    return p, [torch.ones(70) for _ in g]
+        tensor.data = tensor.new_ones(70)
+    return p, [t.new_ones(70) for t in g]
 
 
 def with_gaps(p, g):
     for tensor in p:
-        tensor.data = torch.ones(4, 3)[:, 1]
+        tensor.data = tensor.new_ones(4, 3)[:, 1]
     return p, g
 
 
 def reshaped_in_place(p, g):
     for tensor in p:
         tensor.data = tensor.data.view(2, 2).t()
-    return p, [torch.arange(4.0).view(2, 2) for _ in g]
+    return p, [torch.arange(4.0, device=t.device).view(2, 2) for t in g]
 
 
 CHANGES = [
@@ -638,11 +722,11 @@ CHANGES = [
 ]
 
 
-@pytest.mark.needs_compiler
+@every_launch
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_launch_follows_its_tensors(change):
-    launch = CLaunch(ADD, fresh=(1,))
-    p, g = [torch.zeros(4) for _ in range(3)], [torch.full((4,), 1.0 + k) for k in range(3)]
+def test_a_launch_follows_its_tensors(engine, device, change):
+    launch = LAUNCHES[engine](ADD, fresh=(1,))
+    p, g = on(device, [torch.zeros(4) for _ in range(3)], [torch.full((4,), 1.0 + k) for k in range(3)])
     for _ in range(2):
         launch([p, g], ())
     old, old_values = list(p), [t.clone() for t in p]
@@ -657,89 +741,89 @@ def test_a_launch_follows_its_tensors(change):
             assert torch.equal(tensor, values), "a tensor that was taken out is still written"
 
 
-@pytest.mark.needs_compiler
-def test_gradients_change_layout_and_memory_at_every_call():
+@every_launch
+def test_gradients_change_layout_and_memory_at_every_call(engine, device):
     gradients = [
-        torch.ones(3, 4),
-        torch.ones(4, 3).t(),
-        torch.tensor(1.0).expand(3, 4),
-        torch.ones(3, 8)[:, ::2],
-        torch.ones(3, 4, dtype=torch.float64),
-        torch.ones(3, 4, dtype=torch.float16),
-        torch._neg_view(-torch.ones(3, 4)),
+        torch.ones(3, 4, device=device),
+        torch.ones(4, 3, device=device).t(),
+        torch.tensor(1.0, device=device).expand(3, 4),
+        torch.ones(3, 8, device=device)[:, ::2],
+        torch.ones(3, 4, dtype=torch.float64, device=device),
+        torch.ones(3, 4, dtype=torch.float16, device=device),
+        torch._neg_view(-torch.ones(3, 4, device=device)),
     ]
     for order in (gradients, gradients[::-1]):
-        launch = CLaunch(ADD, fresh=(1,))
-        p = [torch.zeros(3, 4), torch.zeros(4, 3).t()]
+        launch = LAUNCHES[engine](ADD, fresh=(1,))
+        p = [torch.zeros(3, 4, device=device), torch.zeros(4, 3, device=device).t()]
         for calls, g in enumerate(order, 1):
             launch([p, [g, g]], ())
-            assert all(torch.equal(t, torch.full((3, 4), float(calls))) for t in p)
+            assert all(torch.equal(t, torch.full_like(t, float(calls))) for t in p)
 
 
-@pytest.mark.needs_compiler
-def test_a_launch_is_usable_after_an_error():
-    launch = CLaunch(ADD, fresh=(1,))
-    p = [torch.zeros(4), torch.zeros(5)]
-    for bad in ([torch.ones(4), torch.ones(6)], [torch.ones(4)]):
+@every_launch
+def test_a_launch_is_usable_after_an_error(engine, device):
+    launch = LAUNCHES[engine](ADD, fresh=(1,))
+    p = [torch.zeros(4, device=device), torch.zeros(5, device=device)]
+    bads = on(device, [torch.ones(4), torch.ones(6)], [torch.ones(4)])
+    for bad in bads:
         for _ in range(2):
             with pytest.raises(ValueError, match="Add"):
                 launch([p, bad], ())
-    launch([p, [torch.ones(4), torch.ones(5)]], ())
+    launch([p, [torch.ones_like(t) for t in p]], ())
     assert [t.tolist() for t in p] == [[1.0] * 4, [1.0] * 5]
 
 
 # --------------------------------------------------------------------------------------------- autograd and lifetimes
 
 TARGETS = {
-    "dense": lambda: torch.ones(4, requires_grad=True),
-    "with gaps": lambda: torch.ones(4, 3)[:, 1].requires_grad_(),
+    "dense": lambda device: torch.ones(4, requires_grad=True, device=device),
+    "with gaps": lambda device: torch.ones(4, 3, device=device)[:, 1].requires_grad_(),
 }
+
+
+def again_and_again(engine, formula):
+    """What runs the formula at every call: where an engine has launches, the same one."""
+    return LAUNCHES[engine](formula, (1,)) if engine in LAUNCHES else partial(ENGINES[engine], formula)
 
 
 @every_engine
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_a_saved_tensor_that_was_overwritten_is_noticed_in_backward(engine, target):
-    p = target()
+def test_a_saved_tensor_that_was_overwritten_is_noticed_in_backward(engine, device, target):
+    p = target(device)
     with torch.enable_grad():
         loss = (p * p).sum()
-    ENGINES[engine](ADD, [[p], [torch.ones(4)]], (), (1,))
+    ENGINES[engine](ADD, [[p], [torch.ones(4, device=device)]], (), (1,))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
 @every_engine
-def test_versions_count_what_was_written_and_nothing_else(engine):
-    p, g, b = [torch.ones(4)], [torch.ones(4)], [torch.ones(4)]
-    launch = CLaunch(MOMENTUM, fresh=(1,))
+def test_versions_count_what_was_written_and_nothing_else(engine, device):
+    p, g, b = ([torch.ones(4, device=device)] for _ in range(3))
+    run = again_and_again(engine, MOMENTUM)
     for calls in (1, 2, 3):
-        if engine == "c":
-            launch([p, g, b], (0.1, 0.9))
-        else:
-            ENGINES[engine](MOMENTUM, [p, g, b], (0.1, 0.9))
+        run([p, g, b], (0.1, 0.9))
         assert p[0]._version == b[0]._version == calls
         assert g[0]._version == 0
 
 
 @every_engine
 @pytest.mark.parametrize("strides", [(4, 1), (1, 4), (8, 2), (0, 0)])
-def test_no_gradient_is_kept_alive(engine, strides):
-    launch = CLaunch(MOMENTUM, fresh=(1,))
-    p, b = torch.ones(4, 4), torch.ones(4, 4)
+def test_no_gradient_is_kept_alive(engine, device, strides):
+    run = again_and_again(engine, MOMENTUM)
+    p, b = torch.ones(4, 4, device=device), torch.ones(4, 4, device=device)
     for _ in range(3):
-        g = torch.ones(32).as_strided((4, 4), strides)
+        g = torch.ones(32, device=device).as_strided((4, 4), strides)
         alive = weakref.ref(g)
-        if engine == "c":
-            launch([[p], [g], [b]], (0.1, 0.9))
-        else:
-            ENGINES[engine](MOMENTUM, [[p], [g], [b]], (0.1, 0.9))
+        run([[p], [g], [b]], (0.1, 0.9))
         del g
         assert alive() is None
 
 
-@pytest.mark.needs_compiler
-def test_a_dropped_launch_frees_what_it_wrote():
-    p, g = torch.ones(4), torch.ones(4)
-    launch = CLaunch(ADD, fresh=(1,))
+@every_launch
+def test_a_dropped_launch_frees_what_it_wrote(engine, device):
+    p, g = torch.ones(4, device=device), torch.ones(4, device=device)
+    launch = LAUNCHES[engine](ADD, fresh=(1,))
     launch([[p], [g]], ())
     alive = weakref.ref(p)
     del launch, p
@@ -747,17 +831,18 @@ def test_a_dropped_launch_frees_what_it_wrote():
     assert alive() is None
 
 
-@pytest.mark.needs_compiler
-def test_inference_mode():
+@every_launch
+def test_inference_mode(engine, device):
     with torch.inference_mode():
-        p = torch.zeros(3)
-        CLaunch(ADD, fresh=(1,))([[p], [torch.ones(3)]], ())
+        p = torch.zeros(3, device=device)
+        ENGINES[engine](ADD, [[p], [torch.ones_like(p)]], (), (1,))
         assert p.tolist() == [1.0] * 3
 
 
 @every_engine
-def test_gradients_and_parameters_that_require_grad(engine):
-    p, g = torch.zeros(4, requires_grad=True), torch.ones(4, requires_grad=True)
+def test_gradients_and_parameters_that_require_grad(engine, device):
+    p = torch.zeros(4, requires_grad=True, device=device)
+    g = torch.ones(4, requires_grad=True, device=device)
     ENGINES[engine](ADD, [[p], [g]], (), (1,))
     assert p.tolist() == [1.0] * 4
     assert p.is_leaf
@@ -783,46 +868,61 @@ UNAVAILABLE = {
 }
 
 
-@pytest.mark.needs_compiler
+SCALED = Formula(lambda p, t: (p * t, t + 1), ("array", "scalar"), (0, 1), name="Scaled")
+
+
+@every_launch
 @pytest.mark.parametrize("column", [0, 1])
 @pytest.mark.parametrize("tensors", UNAVAILABLE.values(), ids=UNAVAILABLE)
-def test_tensors_that_the_c_engine_cannot_take(tensors, column):
+def test_tensors_that_an_engine_cannot_take(engine, device, tensors, column):
     columns = [ONES, ONES]
     columns[column] = tensors
-    with pytest.raises(EngineUnavailable, match="strided float tensors of the CPU"):
-        CLaunch(ADD, fresh=(1,))(columns, ())
+    columns = [[t if t.is_meta else t.to(device) for t in tensors] for tensors in columns]
+    with pytest.raises(
+        EngineUnavailable, match=f"the {LAUNCHES[engine].name} engine computes on strided float tensors"
+    ):
+        ENGINES[engine](ADD, columns, (), (1,))
 
 
-@pytest.mark.needs_compiler
-def test_a_column_of_two_dtypes_is_not_for_the_c_engine():
-    columns = [[torch.ones(4), torch.ones(4, dtype=torch.float64)], ONES]
+@every_launch
+def test_a_column_of_two_dtypes_is_for_no_engine_that_compiles(engine, device):
+    columns = on(device, [torch.ones(4), torch.ones(4, dtype=torch.float64)], ONES)
     with pytest.raises(EngineUnavailable, match=r"one dtype a column, got torch\.float32 and torch\.float64"):
-        CLaunch(ADD, fresh=(1,))(columns, ())
+        ENGINES[engine](ADD, columns, (), (1,))
 
 
-@pytest.mark.needs_compiler
+@every_launch
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
-def test_a_scalar_must_be_float_or_double(dtype):
-    formula = Formula(lambda p, t: (p * t, t + 1), ("array", "scalar"), (0, 1))
+def test_a_scalar_must_be_float_or_double(engine, device, dtype):
+    columns = on(device, [torch.ones(3)], [torch.ones((), dtype=dtype)])
     with pytest.raises(EngineUnavailable):
-        CLaunch(formula)([[torch.ones(3)], [torch.ones((), dtype=dtype)]], ())
+        ENGINES[engine](SCALED, columns)
 
 
-@pytest.mark.needs_compiler
+@every_launch
 @pytest.mark.parametrize("shape", [(0,), (2,)])
-def test_a_scalar_must_be_one_number(shape):
-    formula = Formula(lambda p, t: (p * t, t + 1), ("array", "scalar"), (0, 1), name="Scaled")
+def test_a_scalar_must_be_one_number(engine, device, shape):
+    columns = on(device, [torch.ones(3)], [torch.ones(shape)])
     with pytest.raises(ValueError, match=r"^Scaled: a scalar is one number, got shape \(\d,\)"):
-        CLaunch(formula)([[torch.ones(3)], [torch.ones(shape)]], ())
+        ENGINES[engine](SCALED, columns)
 
 
-@pytest.mark.needs_compiler
+@every_launch
 @pytest.mark.parametrize("fresh", [(), (1,)])
 @pytest.mark.parametrize("sizes", [(3, 4), (4, 5), (4, 0)])
-def test_another_number_of_elements_is_an_error(sizes, fresh):
-    columns = [ONES, [torch.ones(n) for n in sizes]]
+def test_another_number_of_elements_is_an_error(engine, device, sizes, fresh):
+    columns = on(device, ONES, [torch.ones(n) for n in sizes])
     with pytest.raises(ValueError, match=r"^Add: a tensor of shape \(\d,\) cannot go with one of 4 elements"):
-        CLaunch(ADD, fresh=fresh)(columns, ())
+        ENGINES[engine](ADD, columns, (), fresh)
+
+
+@pytest.mark.gpu
+def test_numbers_of_the_items_lie_all_on_the_host_or_none():
+    p, t = [torch.ones(3, device="cuda") for _ in range(2)], [torch.ones(()), torch.ones((), device="cuda")]
+    with pytest.raises(EngineUnavailable, match="numbers of the items that lie all on the CPU or none"):
+        TritonLaunch(SCALED)([p, t], ())
+    with pytest.raises(EngineUnavailable, match="strided float tensors of one device"):
+        TritonLaunch(ADD, (1,))([p, [torch.ones(3)] * 2], ())
 
 
 @every_engine
@@ -832,20 +932,21 @@ def test_another_number_of_elements_is_an_error(sizes, fresh):
     ([ONES, ONES, ONES], (0.1,)),
     ([ONES, ONES, ONES], (0.1, 0.9, 0.5)),
 ])  # fmt: skip
-def test_columns_of_two_lengths_and_missing_hypers_are_errors(engine, columns, hypers):
-    copies = [[tensor.clone() for tensor in column] for column in columns]
+def test_columns_of_two_lengths_and_missing_hypers_are_errors(engine, device, columns, hypers):
+    copies = [[tensor.to(device, copy=True) for tensor in column] for column in columns]
     with pytest.raises(ValueError, match=r"columns of one length|zip\(\) argument"):
         ENGINES[engine](MOMENTUM, copies, hypers, (1,))
 
 
 @every_engine
-def test_a_wrong_number_of_results_is_an_error_of_the_formula(engine):
+def test_a_wrong_number_of_results_is_an_error_of_the_formula(engine, device):
+    formula = Formula(lambda x, y: x, ("array", "array"), (0, 1), name="Rule")
     with pytest.raises(FormulaError, match=r"^Rule: .*must return 2 results, got 1"):
-        ENGINES[engine](Formula(lambda x, y: x, ("array", "array"), (0, 1), name="Rule"), [ONES, ONES])
+        ENGINES[engine](formula, on(device, ONES, ONES))
 
 
-@pytest.mark.needs_compiler
-def test_an_unknown_operation_is_an_error_of_the_formula():
+@every_launch
+def test_an_unknown_operation_is_an_error_of_the_formula(engine, device):
     formula = Formula(lambda x: x.apply("cosh", x), ("array",), (0,), name="Rule")
-    with pytest.raises(FormulaError, match=r"^Rule: the C engine does not know 'cosh'"):
-        CLaunch(formula)([[torch.ones(3)]], ())
+    with pytest.raises(FormulaError, match=f"^Rule: the {LAUNCHES[engine].name} engine does not know 'cosh'"):
+        ENGINES[engine](formula, [[torch.ones(3, device=device)]])
