@@ -257,6 +257,6 @@ def pow_double(x, y):
     r = tl.where((a == 1.0) & (y == y), 1.0, r)  # also to the power of infinity
     is_odd = (y == tl.floor(y)) & (y * 0.5 != tl.floor(y * 0.5))
     is_negative = x.to(tl.int64, bitcast=True) < 0
-    r = tl.where((x < 0.0) & (y != tl.floor(y)), float("nan"), r)
+    r = tl.where((x < 0.0) & (a < float("inf")) & (y != tl.floor(y)), float("nan"), r)
     r = tl.where(is_negative & is_odd, -1.0 * r, r)
     return tl.where((y == 0.0) | (x == 1.0), 1.0, r)
