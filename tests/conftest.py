@@ -4,6 +4,7 @@ A test that takes `device` runs on the CPU; on the CPU with Triton's interpreter
 gpu, on CUDA. Compiled kernels go to a folder of their own.
 """
 
+import functools
 import gc
 import importlib.util
 import os
@@ -36,6 +37,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "needs_interpreter: needs Triton's interpreter")
     # NumPy warns where IEEE 754 has an infinity or NaN, which is what the kernels mean.
     config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
+    config.addinivalue_line("filterwarnings", "ignore:(overflow|invalid value) encountered in reduce:RuntimeWarning")
 
 
 def missing_compiler():
@@ -113,12 +115,15 @@ def _computing():
 
 def interpret(patch):
     """The Triton engine for CPU tensors, until the patch is undone (then call `forget_kernels`)."""
-    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
+    from triton.runtime import interpreter
 
-    patch.setattr(InterpreterBuilder, "create_fp_trunc", _rounded)
     patch.setitem(COMPILED, "cpu", TRITON)
+    patch.setattr(interpreter.InterpreterBuilder, "create_fp_trunc", _rounded)
+    patch.setattr(interpreter.InterpreterBuilder, "create_fp_ext", _widened)
+    patch.setattr(interpreter.InterpreterBuilder, "create_splat", _splat)
+    patch.setattr(interpreter, "_implicit_cvt", functools.partial(_argument, interpreter._implicit_cvt))
     # A function that a kernel calls looks for what the kernel has done already: half of the time.
-    patch.setattr(InterpretedFunction, "__call__", lambda self, *args, **kwargs: self.rewrite()(*args, **kwargs))
+    patch.setattr(interpreter.InterpretedFunction, "__call__", lambda self, *args, **kw: self.rewrite()(*args, **kw))
     forget_kernels()
 
 
@@ -137,15 +142,47 @@ def triton_unbuilt(monkeypatch):
     forget()
 
 
+# Where the interpreter does something else than devices do.
+
+
 def _rounded(builder, source, dtype):
-    """float32 as bfloat16: to the nearest, as devices do and the interpreter does not, which cuts off."""
+    """A float or double as bfloat16, to the nearest. (There a float is cut off, and of a double an integer taken.)"""
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
-    if (source.dtype.scalar, dtype.scalar) != (tl.float32, tl.bfloat16):
+    if dtype.scalar != tl.bfloat16 or source.dtype.scalar not in (tl.float32, tl.float64):
         return builder.cast_impl(source, dtype)
     rounded = torch.from_numpy(source.data.copy()).bfloat16().view(torch.uint16)
     return TensorHandle(rounded.numpy(), tl.bfloat16)
+
+
+def _widened(builder, source, dtype):
+    """A bfloat16 as a float: the same number. (There a subnormal one is 0.)"""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    if (source.dtype.scalar, dtype.scalar) != (tl.bfloat16, tl.float32):
+        return builder.cast_impl(source, dtype)
+    return TensorHandle(torch.from_numpy(source.data.copy()).view(torch.bfloat16).float().numpy(), tl.float32)
+
+
+def _splat(builder, dtype, source):
+    """One value as a block, of the type that it has. (A comparison of numbers is said there to be a number.)"""
+    import numpy as np
+    from triton.runtime.interpreter import TensorHandle
+
+    return TensorHandle(np.full(dtype.shape, source.data, source.data.dtype), source.dtype.scalar)
+
+
+def _argument(convert, value):
+    """An integer of 64 bits, as the kernels have them. (In the interpreter the address of nothing, 0, has 32.)"""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    if type(value) is not int:
+        return convert(value)
+    return tl.tensor(TensorHandle(np.array([value], np.int64), tl.int64), tl.int64)
 
 
 _HOLDERS = weakref.WeakSet()  # of kernels

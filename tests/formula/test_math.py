@@ -1,14 +1,16 @@
-"""The vocabulary of formulas on every operand, and the C engine's own functions over all floats."""
+"""The vocabulary of formulas on every operand, and the engines' own functions over all floats."""
 
 import math
 import operator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import torch_lecture_ops.formula as formula
-from torch_lecture_ops.formula import CLaunch, Formula, FormulaError, TensorList, trace
+from torch_lecture_ops.formula import COMPILED, CLaunch, Formula, FormulaError, TensorList, trace, triton_engine
+from torch_lecture_ops.formula.triton_engine import TritonLaunch
 
 NAN, INF = math.nan, math.inf
 
@@ -163,10 +165,10 @@ PAIRS = [(NAN, 1.0), (1.0, NAN), (NAN, NAN), (INF, 1.0), (-INF, 1.0), (INF, -INF
 PAIRS += [(-0.0, 1.0), (1.0, -0.0)]
 
 
-def compiled(function, *arguments):
-    columns = [[torch.tensor([value])] for value in arguments]
-    out = torch.zeros(1)
-    CLaunch(Formula(function, ("array",) * len(arguments), (len(arguments),)))([*columns, [out]], ())
+def compiled(launch, device, function, *arguments):
+    columns = [[torch.tensor([value], device=device)] for value in arguments]
+    out = torch.zeros(1, device=device)
+    launch(Formula(function, ("array",) * len(arguments), (len(arguments),)))([*columns, [out]], ())
     return out.item()
 
 
@@ -178,7 +180,9 @@ EVALUATIONS = {
     "lists": lambda function, *row: function(*(TensorList([torch.tensor([v])]) for v in row)).tensors[0].item(),
     "list and number": lambda function, a, b: function(TensorList([torch.tensor([a])]), b).tensors[0].item(),
     "number and list": lambda function, a, b: function(a, TensorList([torch.tensor([b])])).tensors[0].item(),
-    "C": pytest.param(compiled, marks=pytest.mark.needs_compiler),
+    "C": pytest.param(partial(compiled, CLaunch, "cpu"), marks=pytest.mark.needs_compiler),
+    "Triton": pytest.param(partial(compiled, TritonLaunch, "cpu"), marks=pytest.mark.needs_interpreter),
+    "CUDA": pytest.param(partial(compiled, TritonLaunch, "cuda"), marks=pytest.mark.gpu),
 }
 
 
@@ -202,7 +206,9 @@ def test_two_zeros_give_a_zero(name, evaluate):  # of which sign, IEEE 754 leave
             assert evaluate(getattr(formula, name), a, b) == 0.0
 
 
-@pytest.mark.parametrize("evaluate", [EVALUATIONS[key] for key in ("numbers", "tensors", "lists", "C")])
+@pytest.mark.parametrize(
+    "evaluate", [EVALUATIONS[key] for key in ("numbers", "tensors", "lists", "C", "Triton", "CUDA")]
+)
 def test_where_takes_one_and_leaves_no_trace_of_the_other(evaluate):
     def selected(x, a, b):
         return formula.where(x > 0.0, a, b)
@@ -219,12 +225,33 @@ def test_where_takes_one_and_leaves_no_trace_of_the_other(evaluate):
         assert same(evaluate(selected, x, a, b), want), (x, a, b)
 
 
-# ------------------------------------------------------------------------- the C engine's functions over all floats
+# ---------------------------------------------------------------------------- the engines' functions over all floats
+
+every_compiler = pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=pytest.mark.needs_compiler),
+        pytest.param("interpreter", marks=pytest.mark.needs_interpreter),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def slow(device, monkeypatch):
+    """Whether the interpreter computes. It does so with large blocks, which cost it as much as small ones."""
+    slow = COMPILED[device].launch is TritonLaunch and device == "cpu"
+    for name in ("BLOCK", "CHUNK") if slow else ():
+        monkeypatch.setattr(triton_engine, name, 1 << 16)
+    return slow
+
 
 # Every 257th of all 2^32 bit patterns: an odd stride, so that every exponent sees every kind of mantissa; with the
-# patterns around each power of two, and the points where the C code changes its way.
-STRIDE = 257
-CHUNK = STRIDE << 20
+# patterns around each power of two, and the points where the code of an engine changes its way. In the interpreter
+# every 1021st.
+STRIDE, STRIDE_OF_SLOW = 257, 1021
+CHUNK = 1 << 20
 TRANSCENDENTAL = ("exp", "expm1", "log", "log1p", "softplus", "tanh")
 
 
@@ -240,20 +267,21 @@ def special_patterns():
     return np.concatenate([neighbours(powers), neighbours(turns.astype(np.float32).view(np.uint32), 64)])
 
 
-def all_patterns():
-    for start in range(0, 2**32, CHUNK):
-        yield np.arange(start, min(start + CHUNK, 2**32), STRIDE, dtype=np.uint32)
+def all_patterns(slow):
+    stride = STRIDE_OF_SLOW if slow else STRIDE
+    for start in range(0, 2**32, CHUNK * stride):
+        yield np.arange(start, min(start + CHUNK * stride, 2**32), stride, dtype=np.uint32)
     yield special_patterns()
 
 
-def elementwise(function, source, target):
-    """A launch of y = function(x) for one x and y."""
-    launch = CLaunch(Formula(function, ("array",), (1,)))
+def elementwise(function, source, target, device="cpu"):
+    """A launch there of y = function(x) for one x and y, both on the CPU."""
+    launch = COMPILED[device].launch(Formula(function, ("array",), (1,)))
 
     def run(x):
-        y = torch.empty(x.shape, dtype=target)
-        launch([[x.to(source)], [y]], ())
-        return y
+        y = torch.empty(x.shape, dtype=target, device=device)
+        launch([[x.to(device, source)], [y]], ())
+        return y.cpu()
 
     return run
 
@@ -267,11 +295,11 @@ def ulps(got, want, mantissa, smallest):
     return np.abs(got - want) / unit
 
 
-@pytest.mark.needs_compiler
+@every_compiler
 @pytest.mark.parametrize("name", TRANSCENDENTAL)
-def test_float32_functions_are_within_2_ulp_over_all_floats(name):
-    run, function = elementwise(getattr(formula, name), torch.float32, torch.float32), numpy_function(name)
-    for patterns in all_patterns():
+def test_float32_functions_are_within_2_ulp_over_all_floats(name, device, slow):
+    run, function = elementwise(getattr(formula, name), torch.float32, torch.float32, device), numpy_function(name)
+    for patterns in all_patterns(slow):
         x = patterns.view(np.float32)
         got = run(torch.from_numpy(x)).numpy()
         with np.errstate(all="ignore"):
@@ -285,20 +313,27 @@ def test_float32_functions_are_within_2_ulp_over_all_floats(name):
         assert error.size == 0 or error[worst] <= 2, (name, float(x[~nan][worst]).hex(), error[worst])
 
 
+# In float64 the functions of the C engine are the C library's. The bounds are those that the manual of glibc states,
+# 1 ulp and for tanh 2 ulp from the correctly rounded value, which is 1/2 ulp from the true one; softplus is made of two
+# of them.
 BOUNDS = {"exp": 1, "expm1": 1, "log": 1, "log1p": 1, "softplus": 2, "tanh": 2.5}
+# Triton's exp and log are the vendor's (in the interpreter NumPy's), 1 ulp from the correctly rounded value. Kahan's
+# expm1 and log1p divide by one of them and multiply: 1/2 ulp for each, and 1/2 for the difference of rounded numbers.
+# softplus adds what the exponential inside errs by; tanh, one more sum and quotient.
+TRITON_BOUNDS = {"exp": 1.5, "expm1": 3, "log": 1.5, "log1p": 3, "softplus": 4, "tanh": 4}
 
 
-@pytest.mark.needs_compiler
-@pytest.mark.parametrize("name, bound", BOUNDS.items())
-def test_float64_functions_are_those_of_the_c_library(name, bound):
-    # The bounds are those that the manual of glibc states, 1 ulp and for tanh 2 ulp from the correctly rounded value,
-    # which is 1/2 ulp from the true one; softplus is made of two of them. The reference has 11 bits more than a double.
+@every_compiler
+@pytest.mark.parametrize("name", BOUNDS)
+def test_float64_functions_are_good_to_a_few_ulp(name, device, slow):
+    # The reference has 11 bits more than a double.
+    bound = (BOUNDS if COMPILED[device].launch is CLaunch else TRITON_BOUNDS)[name]
     numbers = np.random.default_rng(0)
     patterns = numbers.integers(0, 2**64, 100_000, dtype=np.uint64)
     edges = [0.0, -0.0, INF, -INF, NAN, 5e-324, -5e-324, 2**-1022, -1.0, 1.0, 709.78, 709.79, -745.13, -745.14, 1e308]
     uniform, normal = numbers.uniform(-750, 750, 100_000), numbers.normal(size=100_000)
     x = np.concatenate([patterns.view(np.float64), uniform, normal, edges])
-    got = elementwise(getattr(formula, name), torch.float64, torch.float64)(torch.from_numpy(x)).numpy()
+    got = elementwise(getattr(formula, name), torch.float64, torch.float64, device)(torch.from_numpy(x)).numpy()
     with np.errstate(all="ignore"):
         want = numpy_function(name)(x.astype(np.longdouble))
         nan = np.isnan(want)
@@ -307,16 +342,61 @@ def test_float64_functions_are_those_of_the_c_library(name, bound):
         assert ulps(got[~nan], want[~nan], 52, -1074).max() <= bound
 
 
-@pytest.mark.needs_compiler
+def powers(base, exponent, dtype, device):
+    """base ** exponent of two arrays, by the engine there."""
+    launch = COMPILED[device].launch(Formula(lambda x, y: x**y, ("array", "array"), (2,)))
+    columns = [[torch.from_numpy(values).to(device, dtype)] for values in (base, exponent)]
+    out = torch.empty_like(columns[0][0])
+    launch([*columns, [out]], ())
+    return out.cpu().double().numpy()
+
+
+# (Not with 2^53: as a float it is even, 2^53 - 1 is not.)
+BASES = [0.0, 5e-324, 2.0**-1022, 2.0**-30, 0.5, 1 - 2.0**-20, 1.0, 1 + 2.0**-20, 1.5, 2.0, 3.0, 1e30, 1e308, INF, NAN]
+BASES += [-base for base in BASES]
+EXPONENTS = [0.0, 2.0**-30, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 63.0, 64.0, 1e5, 1e5 + 1, 1e30, 1e308, INF, NAN]
+EXPONENTS += [-exponent for exponent in EXPONENTS]
+
+
+@every_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_powers_are_those_of_c(dtype, device, slow):
+    """Of negative numbers, zeros of both signs, infinities, NaN and subnormals, to integers, odd and even, and not."""
+    base, exponent = (grid.ravel() for grid in np.meshgrid(BASES, EXPONENTS))
+    base, exponent = (torch.from_numpy(t).to(dtype).double().numpy() for t in (base, exponent))
+    got = powers(base, exponent, dtype, device)
+    with np.errstate(all="ignore"):
+        want = torch.from_numpy(np.power(base, exponent)).to(dtype).double().numpy()
+    exact = (want == 0) | ~np.isfinite(want)
+    for rows in zip(base[exact], exponent[exact], got[exact], want[exact], strict=True):
+        assert same(*rows[2:]), rows
+    info = torch.finfo(dtype)
+    np.testing.assert_allclose(got, want, rtol=4 * info.eps, atol=info.tiny * info.eps)
+
+
+@every_compiler
+def test_powers_are_good_to_2_ulp(device, slow):
+    """Also where the exponent is large, and with it what the logarithm errs by."""
+    numbers = np.random.default_rng(0)
+    base = np.concatenate([np.exp(numbers.uniform(-20, 20, 50_000)), 1 + numbers.normal(size=50_000) * 1e-3])
+    exponent = np.concatenate([numbers.uniform(-30, 30, 50_000), numbers.uniform(-3e4, 3e4, 50_000)])
+    got, want = powers(base, exponent, torch.float64, device), base.astype(np.longdouble) ** exponent
+    regular = (want > 1e-300) & (want < 1e300)  # with a subnormal exponential, its own error is more
+    assert ulps(got[regular], want[regular], 52, -1074).max() <= 2
+
+
+@every_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("function, reference", [
     (formula.sqrt, np.sqrt),
     (lambda x: 3 / x, lambda x: x.dtype.type(3) / x),
     (lambda x: x / (x + 1), lambda x: x / (x + 1)),
 ], ids=["sqrt", "3 / x", "x / (x + 1)"])  # fmt: skip
-def test_square_roots_and_quotients_are_correctly_rounded(function, reference, dtype):
-    x = torch.from_numpy(np.arange(0x3F800000, 0x40800000, 7, dtype=np.int32).view(np.float32)).to(dtype) * (1 / 3)
-    assert torch.equal(elementwise(function, dtype, dtype)(x), torch.from_numpy(reference(x.numpy())))
+def test_square_roots_and_quotients_are_correctly_rounded(function, reference, dtype, device, slow):
+    x = torch.from_numpy(np.arange(0x3F800000, 0x40800000, 71 if slow else 7, dtype=np.int32).view(np.float32)).to(
+        dtype
+    ) * (1 / 3)
+    assert torch.equal(elementwise(function, dtype, dtype, device)(x), torch.from_numpy(reference(x.numpy())))
 
 
 # ------------------------------------------------------------------------------------------- half types in memory
@@ -334,28 +414,28 @@ def assert_same_bits(got, want):
     assert (equal | want.isnan()).all()
 
 
-@pytest.mark.needs_compiler
+@every_compiler
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_half_is_loaded_and_stored_exactly(dtype):
+def test_every_half_is_loaded_and_stored_exactly(dtype, device, slow):
     halves = half_patterns(dtype)
-    loaded = elementwise(lambda x: x, dtype, torch.float32)(halves)
+    loaded = elementwise(lambda x: x, dtype, torch.float32, device)(halves)
     assert_same_bits(loaded, halves.float())
-    assert_same_bits(elementwise(lambda x: x, torch.float32, dtype)(loaded), halves)
-    assert_same_bits(elementwise(lambda x: x, dtype, dtype)(halves), halves)
+    assert_same_bits(elementwise(lambda x: x, torch.float32, dtype, device)(loaded), halves)
+    assert_same_bits(elementwise(lambda x: x, dtype, dtype, device)(halves), halves)
 
 
-@pytest.mark.needs_compiler
+@every_compiler
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_floats_round_to_half_as_in_torch(dtype):
-    run = elementwise(lambda x: x, torch.float32, dtype)
-    for patterns in all_patterns():
+def test_floats_round_to_half_as_in_torch(dtype, device, slow):
+    run = elementwise(lambda x: x, torch.float32, dtype, device)
+    for patterns in all_patterns(slow):
         x = torch.from_numpy(patterns.view(np.float32))
         assert_same_bits(run(x), x.to(dtype))
 
 
-@pytest.mark.needs_compiler
+@every_compiler
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halfway_between_two_halves_goes_to_the_even_one(dtype):
+def test_halfway_between_two_halves_goes_to_the_even_one(dtype, device, slow):
     magnitudes = half_patterns(dtype)[: 2**15]  # from 0 up to infinity, then NaN
     finite = magnitudes[magnitudes.isfinite()].double()
     top = finite[-1] + (finite[-1] - finite[-2])  # where infinity stands in for the next number
@@ -368,6 +448,6 @@ def test_halfway_between_two_halves_goes_to_the_even_one(dtype):
     ]:
         want = magnitudes.view(torch.int16)[: len(finite)] + up.to(torch.int16)
         for sign in (1, -1):
-            got = elementwise(lambda x: x, torch.float32, dtype)(sign * x)
+            got = elementwise(lambda x: x, torch.float32, dtype, device)(sign * x)
             assert torch.equal(got.view(torch.int16).int() & 0x7FFF, want.int())
             assert torch.equal(got.signbit(), torch.full_like(odd, sign < 0))

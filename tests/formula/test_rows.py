@@ -1,4 +1,4 @@
-"""The row engine against NumPy in extended precision: reductions over rows, for every shape, layout and dtype."""
+"""The row engines against NumPy in extended precision: reductions over rows, for every shape, layout and dtype."""
 
 import math
 import threading
@@ -30,10 +30,23 @@ from torch_lecture_ops.formula import (
 )
 from torch_lecture_ops.formula.c_engine import GRAIN
 from torch_lecture_ops.formula.c_rows import ROW_MEMORY, RowKernel
+from torch_lecture_ops.formula.compiled import COMPILED
+from torch_lecture_ops.formula.triton_engine import BLOCK
+from torch_lecture_ops.formula.triton_rows import TRITON_ROW_MEMORY, WIDEST
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 needs_compiler = pytest.mark.needs_compiler
+# By the engine of each place; what is about threads and costly values is the C engine's alone.
+every_row_engine = pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=needs_compiler),
+        pytest.param("interpreter", marks=pytest.mark.needs_interpreter),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+    indirect=True,
+)
 INF, NAN = math.inf, math.nan
 KINDS = {"a": "array", "s": "scalar", "t": "total"}
 GUARD = 16  # elements around an output that must stay as they were
@@ -175,7 +188,7 @@ def scalar_dtype(dtype):
     return torch.float32 if dtype is torch.float16 else dtype
 
 
-def sample(kinds, shape, dtype, seed=0):
+def sample(kinds, shape, dtype, seed=0, device="cpu"):
     """A tensor for each column, contiguous: rows one after the other, the last one maybe shorter."""
     rows, length, last = shape
     count = (rows - 1) * length + last if rows else 0
@@ -183,24 +196,31 @@ def sample(kinds, shape, dtype, seed=0):
     tensors = []
     for kind in kinds:
         values = torch.rand(count if kind == "array" else rows, generator=generator, dtype=torch.float64) * 1.5 + 0.5
-        tensors.append(values.to(dtype))
+        tensors.append(values.to(device, dtype))
     return tensors
 
 
-def guarded(size, dtype):
+def guarded(size, dtype, device="cpu"):
     """An output between guards: all of it, and the part to be written."""
-    whole = torch.full((size + 2 * GUARD,), 77, dtype=dtype)
+    whole = torch.full((size + 2 * GUARD,), 77, dtype=dtype, device=device)
     return whole, whole[GUARD : GUARD + size]
 
 
 def launch(formula, shape, columns, numbers=(), interleaved=range(0)):
-    """Run the kernel over columns given as (first element, distance of the rows); the totals."""
+    """Run the kernel of their place over columns given as (first element, distance of the rows); the totals.
+
+    Those that come as tensors are numbers in double, on the device of the columns.
+    """
     dtypes = [tensor.dtype for tensor, _ in columns]
     if interleaved:
         dtypes[interleaved[0] : interleaved[0] + 1] = [dtypes[interleaved[0]]] * len(interleaved)
-    kernel = row_kernel(formula, tuple(dtypes), interleaved)
-    call = kernel.prepare(shape, [(stride, 0) for _, stride in columns], columns[0][0].device)
-    return call([tensor.data_ptr() for tensor, _ in columns], numbers)
+    device = columns[0][0].device
+    kernel = COMPILED[device.type].rows(formula, tuple(dtypes), interleaved)
+    call = kernel.prepare(shape, [(stride, 0) for _, stride in columns], device)
+    totals = call([tensor.data_ptr() for tensor, _ in columns], numbers)
+    if COMPILED[device.type].rows is not row_kernel:
+        assert all((t.dtype, t.shape, t.device) == (torch.float64, (), device) for t in totals)
+    return [float(total) for total in totals]
 
 
 def compute(case, shape, columns, dtype):
@@ -211,7 +231,7 @@ def compute(case, shape, columns, dtype):
     for kind in case.outputs:
         if kind != "total":
             size, output_dtype = (count, dtype) if kind == "array" else (rows, scalar_dtype(dtype))
-            whole, output = guarded(size, output_dtype)
+            whole, output = guarded(size, output_dtype, columns[0].device)
             wholes.append(whole)
             outputs.append((output, length if kind == "array" else 1))
     inputs = [(t, length if kind == "array" else 1) for kind, t in zip(case.kinds, columns, strict=True)]
@@ -230,7 +250,7 @@ def reference(case, shape, columns):
     for chosen, count, size in parts if rows else ():
         arguments = []
         for kind, tensor in zip(case.kinds, columns, strict=True):
-            values = tensor.double().numpy().astype(np.longdouble)
+            values = tensor.double().cpu().numpy().astype(np.longdouble)
             if kind == "array":
                 start = chosen.start * length
                 arguments.append(values[start : start + count * size].reshape(count, size))
@@ -259,7 +279,7 @@ def assert_close(case, shape, results, expected, dtype, text=""):
     rows, length, _ = shape
     eps = torch.finfo(compute_dtype([dtype])).eps
     for got, want in zip(outputs, wanted, strict=True):
-        value, want = got.double().numpy(), want.astype(np.float64)
+        value, want = got.double().cpu().numpy(), want.astype(np.float64)
         assert (np.isfinite(value) == np.isfinite(want)).all(), text
         odd = ~np.isfinite(want)
         np.testing.assert_array_equal(value[odd], want[odd], text)
@@ -276,24 +296,39 @@ def assert_close(case, shape, results, expected, dtype, text=""):
 SMALL = [(3, length, max(0, length - 2)) for length in range(71)] + [(1, length, length) for length in range(0, 71, 7)]
 SMALL += [(0, 0, 0), (0, 5, 5), (1, 0, 0), (4, 0, 0), (5, 4, 0)]
 LARGE = [(1, 40_003, 40_003), (2, 20_000, 17), (5_000, 7, 7), (40_000, 1, 1), (40, 300, 299), (70_000, 0, 0)]
+# For the interpreter, which takes its time: every dtype has a quarter of the lengths, and all of them together have
+# all; as large ones those at which a program of Triton takes more rows, fewer threads or another turn of a loop.
+SLOW = {dtype: SMALL[k:71:4] + SMALL[71:] for k, dtype in enumerate(DTYPES)}
+SLOW_LARGE = [
+    (70, 16, 16),
+    (2, 48, 48),
+    (5, BLOCK, BLOCK - 1),
+    (2, WIDEST, 1),
+    (2, WIDEST + 1, WIDEST),
+    (1, 2 * WIDEST + 17, 0),
+]
 
 
-@needs_compiler
+def in_interpreter(device):
+    return device == "cpu" and COMPILED["cpu"].rows is not row_kernel
+
+
+@every_row_engine
 @every_dtype
 @every_case
-def test_formulas_agree_with_numpy_over_lengths_0_to_70(case, dtype):
-    for shape in SMALL:
-        columns = sample(case.kinds, shape, dtype)
+def test_formulas_agree_with_numpy_over_lengths_0_to_70(case, dtype, device):
+    for shape in SLOW[dtype] if in_interpreter(device) else SMALL:
+        columns = sample(case.kinds, shape, dtype, device=device)
         results = compute(case, shape, columns, dtype)
         assert_close(case, shape, results, reference(case, shape, columns), dtype, str(shape))
 
 
-@needs_compiler
+@every_row_engine
 @every_dtype
 @every_case
-def test_formulas_agree_with_numpy_over_large_rows_and_many_rows(case, dtype):
-    for shape in LARGE:
-        columns = sample(case.kinds, shape, dtype)
+def test_formulas_agree_with_numpy_over_large_rows_and_many_rows(case, dtype, device):
+    for shape in SLOW_LARGE if in_interpreter(device) else LARGE + SLOW_LARGE:
+        columns = sample(case.kinds, shape, dtype, device=device)
         results = compute(case, shape, columns, dtype)
         assert_close(case, shape, results, reference(case, shape, columns), dtype, str(shape))
 
@@ -353,10 +388,10 @@ def test_places_on_tensors_are_as_exact_as_the_row():
 SCALAR_DTYPES = [*DTYPES, torch.int64, torch.uint8]
 
 
-@needs_compiler
+@every_row_engine
 @pytest.mark.parametrize("scalar", SCALAR_DTYPES, ids=str)
 @pytest.mark.parametrize("array", SCALAR_DTYPES, ids=str)
-def test_columns_of_every_dtype_go_together(array, scalar):
+def test_columns_of_every_dtype_go_together(array, scalar, device):
     """Small integers, which all of them hold exactly: every result is exact."""
 
     def formula(x, s):
@@ -364,9 +399,9 @@ def test_columns_of_every_dtype_go_together(array, scalar):
 
     outputs = ("array", "scalar", "scalar", "scalar", "total")
     formula = Formula(formula, ("array", "scalar"), tuple(range(2, 7)), outputs=outputs)
-    x, s = torch.arange(21).reshape(3, 7) % 5 + 3, torch.tensor([1, 0, 3])
-    columns = [(x.to(array), 7), (s.to(scalar), 1), (torch.empty(3, 7, dtype=array), 7)]
-    columns += [(torch.empty(3, dtype=dtype), 1) for dtype in (scalar, scalar, scalar)]
+    x, s = torch.arange(21, device=device).reshape(3, 7) % 5 + 3, torch.tensor([1, 0, 3], device=device)
+    columns = [(x.to(array), 7), (s.to(scalar), 1), (torch.empty_like(x, dtype=array), 7)]
+    columns += [(torch.empty_like(s, dtype=dtype), 1) for dtype in (scalar, scalar, scalar)]
     totals = launch(formula, (3, 7, 7), columns)
     expected = [x + s[:, None], 2 * s + 1, (x * s[:, None]).sum(1), x.amax(1) - s]
     for (got, _), want in zip(columns[2:], expected, strict=True):
@@ -374,8 +409,8 @@ def test_columns_of_every_dtype_go_together(array, scalar):
     assert list(totals) == [(x * s[:, None]).sum().item()]
 
 
-@needs_compiler
-def test_a_label_of_any_size_is_compared_exactly():
+@every_row_engine
+def test_a_label_of_any_size_is_compared_exactly(device):
     """Scalar columns are read in double: integers up to 2^53, and the places of a row up to 2^24 in float32."""
     formula = Formula(
         lambda x, t: (where(place(x) == t, 1.0, 0.0), where(t == 2.0**40 + 1, 1.0, 0.0)),
@@ -383,8 +418,8 @@ def test_a_label_of_any_size_is_compared_exactly():
         (2, 3),
         outputs=("array", "scalar"),
     )
-    labels = torch.tensor([0, 4, -1, 2**40 + 1, 2**40, 5, -(2**63)])
-    x, hot, big = torch.zeros(7, 5), torch.empty(7, 5), torch.empty(7)
+    labels = torch.tensor([0, 4, -1, 2**40 + 1, 2**40, 5, -(2**63)], device=device)
+    x, hot, big = torch.zeros(7, 5, device=device), torch.empty(7, 5, device=device), torch.empty(7, device=device)
     launch(formula, (7, 5, 5), [(x, 5), (labels, 1), (hot, 5), (big, 1)])
     assert hot.nonzero().tolist() == [[0, 0], [1, 4]]
     assert big.tolist() == [0, 0, 0, 1, 0, 0, 0]
@@ -401,18 +436,50 @@ def test_a_long_row_knows_its_places():
         assert list(totals) == [x[-k]]
 
 
-@needs_compiler
-def test_half_types_are_computed_in_float32_and_rounded_once():
-    x = torch.tensor([[1.0, 2.0**-9], [1.0, 2.0**-9]], dtype=torch.bfloat16)  # 1 + 2^-9 is no bfloat16
+@every_row_engine
+def test_half_types_are_computed_in_float32_and_rounded_once(device):
+    x = torch.tensor([[1.0, 2.0**-9]] * 2, dtype=torch.bfloat16, device=device)  # 1 + 2^-9 is no bfloat16
     formula = Formula(lambda x: (row_sum(x) - 1, row_sum(x)), ("array",), (1, 2), outputs=("scalar", "total"))
-    y = torch.empty(2, dtype=torch.bfloat16)
+    y = torch.empty(2, dtype=torch.bfloat16, device=device)
     totals = launch(formula, (2, 2, 2), [(x, 2), (y, 1)])
     assert y.tolist() == [2.0**-9] * 2
     assert list(totals) == [2 + 2.0**-8]
 
 
-def test_the_row_engine_holds_labels_and_bytes():
-    assert set(ROW_MEMORY) == set(SCALAR_DTYPES)
+def test_the_row_engines_hold_labels_and_bytes():
+    assert set(ROW_MEMORY) == set(TRITON_ROW_MEMORY) == set(SCALAR_DTYPES)
+
+
+class OnDevice(torch.Tensor):
+    """A hyper that the kernel reads itself. In the interpreter it can read what lies on the CPU."""
+
+    is_cpu = False
+
+
+@every_row_engine
+@pytest.mark.parametrize("chosen", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_hypers_may_be_numbers_on_the_device(dtype, chosen, device):
+    """Such as the upstream gradient of a loss: nobody waits for them. As a hyper of the C engine they are numbers."""
+    formula = Formula(
+        lambda x, *, g, n: (g / n * x, row_sum(x) / n, row_sum(x) * g),
+        ("array",),
+        (1, 2, 3),
+        ("g", "n"),
+        outputs=("array", "scalar", "total"),
+    )
+    x = torch.arange(1.0, 16.0, device=device).reshape(3, 5)
+    hypers = [
+        torch.tensor(h, dtype=dtype, device=device).as_subclass(OnDevice) if at else h
+        for h, at in zip((0.5, 4.0), chosen, strict=True)
+    ]
+    for turn in (1, 2):  # the same kernel, with another number in the same place
+        y, sums = torch.empty_like(x), torch.empty(3, device=device)
+        totals = launch(formula, (3, 5, 5), [(x, 5), (y, 5), (sums, 1)], hypers)
+        assert torch.equal(y, x * (0.5 * turn / 4))
+        assert torch.equal(sums, x.sum(1) / 4)
+        assert totals == [0.5 * turn * 120]
+        hypers[0] *= 2
 
 
 # ------------------------------------------------------------------------------------------------------- totals
@@ -457,17 +524,33 @@ def test_totals_do_not_depend_on_the_number_of_threads(shape, threads):
     assert len(found) == 1
 
 
-@needs_compiler
-def test_no_rows_have_the_total_0():
-    assert list(launch(TOTAL, (0, 7, 7), [(torch.empty(0), 7)])) == [0.0]
+@every_row_engine
+def test_no_rows_have_the_total_0(device):
+    assert launch(TOTAL, (0, 7, 7), [(torch.empty(0, device=device), 7)]) == [0.0]
 
 
-@needs_compiler
-def test_rows_of_no_elements():
+@every_row_engine
+@pytest.mark.parametrize("shape", [(37, 333, 5), (300, 3, 2), (3, 2 * WIDEST + 1, 17), (1, 100, 100)], ids=str)
+def test_totals_of_many_programs_are_added_in_double_and_always_alike(shape, device):
+    """1 + 2^-30 is no float32; and twice the same bits, over numbers whose sum depends on every change of order."""
+    (x,) = sample(("array",), shape, torch.float32, device=device)
+    x = torch.exp((x - 1.25) * 60) * torch.where(x > 1.2, 1.0, -1.0)
+    found = [launch(TOTAL, shape, [(x, shape[1])]) for _ in range(2)]
+    assert found[0] == found[1]
+    off = abs(found[0][0] - math.fsum(x.tolist()))
+    assert off <= x.double().abs().sum().item() * len(x) ** 0.5 * 2.0**-53  # roundings that add up at random
+    ones, tiny = torch.ones_like(x), 2.0**-30
+    ones[:1] += 1
+    ones[1:] *= tiny
+    assert launch(TOTAL, shape, [(ones, shape[1])]) == [2 + (len(x) - 1) * tiny]
+
+
+@every_row_engine
+def test_rows_of_no_elements(device):
     outputs = ("scalar", "scalar", "total")
     formula = Formula(lambda x: (row_sum(x), row_max(x), row_sum(x)), ("array",), (1, 2, 3), outputs=outputs)
-    sums, largest = torch.empty(3), torch.empty(3)
-    totals = launch(formula, (3, 0, 0), [(torch.empty(0), 0), (sums, 1), (largest, 1)])
+    x, sums, largest = (torch.empty(count, device=device) for count in (0, 3, 3))
+    totals = launch(formula, (3, 0, 0), [(x, 0), (sums, 1), (largest, 1)])
     assert (sums.tolist(), largest.tolist(), list(totals)) == ([0] * 3, [-INF] * 3, [0])
 
 
@@ -477,36 +560,36 @@ def test_rows_of_no_elements():
 CENTER = Case("center", lambda f, x, y: (x - f.row_max(x * y), f.row_sum(x * y)), "aa", "as", 1)
 
 
-@needs_compiler
+@every_row_engine
 @every_dtype
-def test_one_row_serves_all_rows(dtype):
-    x, w = sample(("array", "array"), (6, 9, 9), dtype)
-    out, sums = torch.empty(6, 9, dtype=dtype), torch.empty(6, dtype=scalar_dtype(dtype))
+def test_one_row_serves_all_rows(dtype, device):
+    x, w = sample(("array", "array"), (6, 9, 9), dtype, device=device)
+    out, sums = x.new_empty(6, 9), x.new_empty(6, dtype=scalar_dtype(dtype))
     launch(CENTER.formula, (6, 9, 9), [(x, 9), (w[:9], 0), (out, 9), (sums, 1)])
     expected = compute(CENTER, (6, 9, 9), [x, w[:9].repeat(6)], dtype)[0]
     assert torch.equal(out.view(-1), expected[0])
     assert torch.equal(sums, expected[1])
 
 
-@needs_compiler
-def test_one_scalar_serves_all_rows():
+@every_row_engine
+def test_one_scalar_serves_all_rows(device):
     formula = Formula(lambda x, s: (x * s, s), ("array", "scalar"), (2, 3), outputs=("array", "total"))
-    x, out = torch.rand(5, 3), torch.empty(5, 3)
-    totals = launch(formula, (5, 3, 3), [(x, 3), (torch.tensor([2.5]), 0), (out, 3)])
+    x, out = torch.rand(5, 3, device=device), torch.empty(5, 3, device=device)
+    totals = launch(formula, (5, 3, 3), [(x, 3), (torch.tensor([2.5], device=device), 0), (out, 3)])
     assert torch.equal(out, x * 2.5)
     assert list(totals) == [12.5]
 
 
-@needs_compiler
+@every_row_engine
 @every_dtype
 @pytest.mark.parametrize("distance", [9, 10, 40, -9, -13])
-def test_rows_may_lie_apart_and_backwards(distance, dtype):
+def test_rows_may_lie_apart_and_backwards(distance, dtype, device):
     """The distance of the rows is anything, in elements; between them nothing is written."""
     rows, length, last = 5, 9, 4
-    x, y = sample(("array", "array"), (rows, length, length), dtype)
+    x, y = sample(("array", "array"), (rows, length, length), dtype, device=device)
     begin = 0 if distance > 0 else -distance * (rows - 1)
-    whole, wide = guarded(abs(distance) * rows + length, dtype)
-    many_sums = torch.full((3 * rows,), 77, dtype=scalar_dtype(dtype))
+    whole, wide = guarded(abs(distance) * rows + length, dtype, device)
+    many_sums = torch.full((3 * rows,), 77, dtype=scalar_dtype(dtype), device=device)
     spread = torch.full_like(wide, NAN)
     starts = [begin + i * distance for i in range(rows)]
     for i, start in enumerate(starts):
@@ -526,38 +609,41 @@ def test_rows_may_lie_apart_and_backwards(distance, dtype):
     assert (many_sums.view(rows, 3)[:, 1:] == 77).all()
 
 
-@needs_compiler
+@every_row_engine
 @every_dtype
-def test_a_result_may_overwrite_its_own_argument(dtype):
+def test_a_result_may_overwrite_its_own_argument(dtype, device):
     formula = Formula(partial(softmax, vocabulary), ("array",), (0,))
     case = NAMED["softmax"]
     for shape in [(3, 5, 2), (2, 300, 300)]:
-        (x,) = sample(("array",), shape, dtype)
+        (x,) = sample(("array",), shape, dtype, device=device)
         (expected,), _ = compute(case, shape, [x], dtype)
         launch(formula, shape, [(x, shape[1])])
         assert torch.equal(x, expected)
 
 
-@needs_compiler
-def test_a_scalar_may_overwrite_itself():
+@every_row_engine
+def test_a_scalar_may_overwrite_itself(device):
     formula = Formula(lambda s, x: (s + row_sum(x), x - s), ("scalar", "array"), (0, 1))
-    s, x = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    s, x = torch.tensor([1.0, 2.0], device=device), torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device)
     launch(formula, (2, 2, 2), [(s, 1), (x, 2)])
     assert s.tolist() == [4.0, 9.0]
     assert x.tolist() == [[0.0, 1.0], [1.0, 2.0]]
 
 
-@needs_compiler
-def test_a_result_that_comes_early_does_not_change_what_later_loops_read():
+@every_row_engine
+def test_a_result_that_comes_early_does_not_change_what_later_loops_read(device):
     """The first result is there before the sum, the second one after it: both are of the argument as it was."""
     formula = Formula(lambda x: (2 * x, x - row_sum(x)), ("array",), (0, 1))
-    x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.empty(2, 2)
+    x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device), torch.empty(2, 2, device=device)
     launch(formula, (2, 2, 2), [(x, 2), (y, 2)])
     assert x.tolist() == [[2.0, 4.0], [6.0, 8.0]]
     assert y.tolist() == [[-2.0, -1.0], [-4.0, -3.0]]
 
 
 # ------------------------------------------------------------------------------------------------- interleaved columns
+
+
+SINGLE = torch.float32
 
 
 def winner_of(k):
@@ -580,47 +666,47 @@ def routed_to(k):
     return Formula(formula, columns, tuple(range(3, 4 + k)), name=f"routed to {k}", outputs=outputs)
 
 
-@needs_compiler
+@every_row_engine
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("k", range(1, 10))
-def test_interleaved_columns_as_inputs_and_as_outputs(k, dtype):
+def test_interleaved_columns_as_inputs_and_as_outputs(k, dtype, device):
     """k columns that lie in one, a, b, c, a, b, c, ...: at the beginning for reading, at the end for writing."""
     value, slope = winner_of(k), routed_to(k)
     for rows, length, last in [(1, 1, 1), (1, 70, 70), (3, 5, 2), (2, 33, 33), (4, 200, 0), (2, GRAIN, 11)]:
         count = (rows - 1) * length + last
-        x = torch.randint(-9, 9, (count, k), generator=torch.Generator().manual_seed(k)).to(dtype)
-        y, index, sums = torch.empty(count, dtype=dtype), torch.empty(count, dtype=torch.uint8), torch.empty(rows)
+        x = torch.randint(-9, 9, (count, k), generator=torch.Generator().manual_seed(k)).to(device, dtype)
+        y, index, sums = (x.new_empty(n, dtype=t) for n, t in ((count, dtype), (count, torch.uint8), (rows, SINGLE)))
         columns = [(x, length * k), (y, length), (index, length), (sums, 1)]
         launch(value, (rows, length, last), columns, interleaved=range(k))
-        expected, where_it_is = x.double().max(1)
+        expected, where_it_is = (t.to(device) for t in x.double().cpu().max(1))  # of equal ones CUDA takes any
         assert torch.equal(y, expected.to(dtype))
         assert torch.equal(index.long(), where_it_is)  # the first of equal ones
         parts = [expected[i * length : (i + 1) * length].sum().item() for i in range(rows)]
         assert sums.tolist() == parts
 
-        g, s = torch.arange(1, count + 1).remainder(50).to(dtype), torch.full((rows,), 2.0)
-        whole, dx = guarded(count * k, dtype)
-        columns = [(g, length), (index, length), (s, 1), (torch.empty(rows), 1), (dx, length * k)]
+        g, s = torch.arange(1, count + 1).remainder(50).to(device, dtype), torch.full_like(sums, 2.0)
+        whole, dx = guarded(count * k, dtype, device)
+        columns = [(g, length), (index, length), (s, 1), (torch.empty_like(s), 1), (dx, length * k)]
         launch(slope, (rows, length, last), columns, interleaved=range(4, 4 + k))
         assert torch.equal(dx.view(count, k), torch.nn.functional.one_hot(where_it_is, k) * (2 * g[:, None]))
         assert (whole[:GUARD] == 77).all()
         assert (whole[-GUARD:] == 77).all()
 
 
-@needs_compiler
-def test_interleaved_columns_are_reduced_each_by_itself():
+@every_row_engine
+def test_interleaved_columns_are_reduced_each_by_itself(device):
     k = 3
 
     def apart(a, b, c):
         return row_sum(a), row_max(b), row_sum(place(c) * c)
 
     formula = Formula(apart, ("array",) * k, (3, 4, 5), outputs=("scalar",) * k)
-    x = torch.arange(24.0).reshape(2, 4, k)
-    results = [torch.empty(2) for _ in range(k)]
+    x = torch.arange(24.0, device=device).reshape(2, 4, k)
+    results = [torch.empty(2, device=device) for _ in range(k)]
     launch(formula, (2, 4, 4), [(x, 12), *((r, 1) for r in results)], interleaved=range(k))
     assert results[0].tolist() == x[..., 0].sum(1).tolist()
     assert results[1].tolist() == x[..., 1].amax(1).tolist()
-    assert results[2].tolist() == (x[..., 2] * torch.arange(4)).sum(1).tolist()
+    assert results[2].tolist() == (x[..., 2] * torch.arange(4, device=device)).sum(1).tolist()
 
 
 # ------------------------------------------------------------------------------------------------- costly values
@@ -677,17 +763,19 @@ ROWS_OF_VALUES = [
 ]
 
 
-@needs_compiler
+@every_row_engine
 @every_dtype
 @pytest.mark.parametrize("position", [0, 1, 7, 15, 16, 63, 64, 99])
-def test_special_values_in_a_row(dtype, position):
+def test_special_values_in_a_row(dtype, position, device):
     """NaN wins, wherever in the vectors or their remainder it stands, and stays in its row."""
     values = torch.tensor(ROWS_OF_VALUES, dtype=dtype)
     rows = torch.full((len(values), 102), -INF, dtype=dtype)
     rows[:, position : position + 3] = values
     rows[-1] = -0.0
     largest, sums, shifted = torch.empty(len(rows)), torch.empty(len(rows)), torch.empty_like(rows)
-    launch(LARGEST, (len(rows), 102, 102), [(rows, 102), (largest, 1), (sums, 1), (shifted, 102)])
+    columns = [(t.to(device), step) for t, step in ((rows, 102), (largest, 1), (sums, 1), (shifted, 102))]
+    launch(LARGEST, (len(rows), 102, 102), columns)
+    largest, sums, shifted = (t.cpu() for t, _ in columns[1:])
     wanted = rows.float().amax(1)
     assert torch.equal(largest.isnan(), wanted.isnan())
     assert largest[~wanted.isnan()].tolist() == wanted[~wanted.isnan()].tolist()
@@ -695,11 +783,11 @@ def test_special_values_in_a_row(dtype, position):
     torch.testing.assert_close(shifted, (rows.float() - wanted[:, None]).to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
-@needs_compiler
-def test_nan_in_one_row_is_in_the_total_and_in_no_other_row():
+@every_row_engine
+def test_nan_in_one_row_is_in_the_total_and_in_no_other_row(device):
     outputs = ("array", "total", "total")
     formula = Formula(lambda x: (softmax(vocabulary, x), row_sum(x), 1.0), ("array",), (1, 2, 3), outputs=outputs)
-    x = torch.rand(500, 70)
+    x = torch.rand(500, 70, device=device)
     x[123, 45] = NAN
     y = torch.empty_like(x)
     total, ones = launch(formula, (500, 70, 70), [(x, 70), (y, 70)])
@@ -708,14 +796,14 @@ def test_nan_in_one_row_is_in_the_total_and_in_no_other_row():
     assert y.isnan().any(1).nonzero().tolist() == [[123]]
 
 
-@needs_compiler
-def test_the_largest_of_extreme_numbers():
+@every_row_engine
+def test_the_largest_of_extreme_numbers(device):
     formula = Formula(lambda x: (row_max(x), row_sum(x)), ("array",), (1, 2), outputs=("scalar", "total"))
     for dtype in (torch.float32, torch.float64):
         info = torch.finfo(dtype)
         tiny = info.smallest_normal / 2
-        x = torch.tensor([[-info.max, -info.max], [tiny, -info.max], [info.max, info.max]], dtype=dtype)
-        largest = torch.empty(3, dtype=dtype)
+        values = [[-info.max, -info.max], [tiny, -info.max], [info.max, info.max]]
+        x, largest = torch.tensor(values, dtype=dtype, device=device), torch.empty(3, dtype=dtype, device=device)
         totals = launch(formula, (3, 2, 2), [(x, 2), (largest, 1)])
         assert largest.tolist() == [-info.max, tiny, info.max]
         # In float32 a sum beyond the range of the dtype is still a double.
@@ -841,8 +929,12 @@ def test_several_python_threads_at_once():
 # ------------------------------------------------------------------------------------------------------- any shape
 
 
-@needs_compiler
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The place of a test is the same for all of its examples.
+ANYTHING = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+
+
+@every_row_engine
+@settings(max_examples=150, **ANYTHING)
 @given(
     name=st.sampled_from(["softmax", "moments", "kept", "attention", "scalars"]),
     dtype=st.sampled_from(DTYPES),
@@ -851,15 +943,15 @@ def test_several_python_threads_at_once():
     cut=st.integers(0, 200),
     seed=st.integers(0, 9),
 )
-def test_any_shape(name, dtype, rows, length, cut, seed):
+def test_any_shape(name, dtype, rows, length, cut, seed, device):
     case = NAMED[name]
     shape = (rows, length, max(0, length - cut))
-    columns = sample(case.kinds, shape, dtype, seed)
+    columns = sample(case.kinds, shape, dtype, seed, device)
     assert_close(case, shape, compute(case, shape, columns, dtype), reference(case, shape, columns), dtype)
 
 
-@needs_compiler
-@settings(max_examples=100, deadline=None)
+@every_row_engine
+@settings(max_examples=100, **ANYTHING)
 @given(
     rows=st.integers(1, 20),
     length=st.integers(1, 90),
@@ -867,36 +959,36 @@ def test_any_shape(name, dtype, rows, length, cut, seed):
     offset=st.integers(0, 7),
     alike=st.booleans(),
 )
-def test_any_layout(rows, length, gaps, offset, alike):
+def test_any_layout(rows, length, gaps, offset, alike, device):
     """Rows at any distance and from any address on: the same bits as rows that lie together."""
-    x, y = sample(("array", "array"), (rows, length, length), torch.float32)
+    x, y = sample(("array", "array"), (rows, length, length), torch.float32, device=device)
     y = y[:length].repeat(rows) if alike else y
     expected, sums = compute(CENTER, (rows, length, length), [x, y], torch.float32)[0]
     spread = []
     for values, gap in zip((x, y, torch.zeros_like(x)), gaps, strict=True):
-        wide = torch.full((offset + rows * (length + gap),), NAN)
+        wide = torch.full((offset + rows * (length + gap),), NAN, device=device)
         view = wide[offset:].view(rows, length + gap)
         view[:, :length] = values.view(rows, length)
         spread.append((wide[offset:], length + gap, view[:, :length]))
     columns = [(wide, 0 if alike and number == 1 else stride) for number, (wide, stride, _) in enumerate(spread)]
-    found = torch.empty(rows)
+    found = torch.empty(rows, device=device)
     launch(CENTER.formula, (rows, length, length), [*columns, (found, 1)])
     assert torch.equal(spread[2][2].reshape(-1), expected)
     assert torch.equal(found, sums)
 
 
-@needs_compiler
-@settings(max_examples=60, deadline=None)
+@every_row_engine
+@settings(max_examples=60, **ANYTHING)
 @given(
     values=st.lists(st.floats(width=32, allow_subnormal=True), min_size=1, max_size=100),
     length=st.integers(1, 20),
 )
-def test_any_values(values, length):
+def test_any_values(values, length, device):
     """The largest is exact and the sum is that of doubles, over any floats, infinite and NaN among them."""
     rows = -(-len(values) // length)
     last = len(values) - (rows - 1) * length
-    formula, x = ANY, torch.tensor(values)
-    largest, sums = torch.empty(rows), torch.empty(rows, dtype=torch.float64)
+    formula, x = ANY, torch.tensor(values, device=device)
+    largest, sums = x.new_empty(rows), x.new_empty(rows, dtype=torch.float64)
     launch(formula, (rows, length, last), [(x, length), (largest, 1), (sums, 1)])
     for i in range(rows):
         row = x[i * length : (i + 1) * length].double()
