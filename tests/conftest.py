@@ -35,6 +35,7 @@ from torch_lecture_ops.functions.operation import RowFormula
 def pytest_configure(config):
     config.addinivalue_line("markers", "needs_compiler: needs Linux on x86-64 and a C compiler")
     config.addinivalue_line("markers", "needs_interpreter: needs Triton's interpreter")
+    config.addinivalue_line("markers", "not_interpreted: is about no kernel, or takes too long in Triton's interpreter")
     # NumPy warns where IEEE 754 has an infinity or NaN, which is what the kernels mean.
     config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
     config.addinivalue_line("filterwarnings", "ignore:(overflow|invalid value) encountered in reduce:RuntimeWarning")
@@ -65,6 +66,14 @@ def missing_device():
 MISSING = {"needs_compiler": missing_compiler, "needs_interpreter": missing_interpreter, "gpu": missing_device}
 
 
+def pytest_collection_modifyitems(items):
+    def is_wanted(item):
+        place = item.callspec.params.get("device") if hasattr(item, "callspec") else None
+        return place != "interpreter" or not item.get_closest_marker("not_interpreted")
+
+    items[:] = filter(is_wanted, items)
+
+
 def pytest_runtest_setup(item):
     for mark, missing in MISSING.items():
         if item.get_closest_marker(mark) and (reason := missing()):
@@ -93,6 +102,12 @@ def device(request):
     """The device of the tensors of a test, by the engine of each place in turn."""
     with computing(request.param) as device:
         yield device
+
+
+@pytest.fixture
+def interpreted(device):
+    """Whether the interpreter computes, for which a sample has to do."""
+    return device == "cpu" and COMPILED["cpu"] is TRITON
 
 
 @contextmanager

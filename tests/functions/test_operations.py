@@ -72,9 +72,9 @@ class Case:
     def reference(self) -> Callable[..., Tensor]:
         return self.formula or self.builtin
 
-    def tensors(self, shape: Shape = (3, 4), dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    def tensors(self, shape: Shape = (3, 4), dtype: torch.dtype = torch.float32, device: str = "cpu") -> list[Tensor]:
         made = [make(shape) for make in self.makers]
-        return [t.to(dtype) if t.is_floating_point() else t for t in made]
+        return [t.to(device, dtype) if t.is_floating_point() else t.to(device) for t in made]
 
     def wanted(self, tensors: Sequence[Tensor]) -> list[int]:
         """The places of the tensors that have gradients."""
@@ -456,43 +456,52 @@ def largest_in(t: Tensor) -> float:
     return t.abs().nan_to_num(posinf=0).amax().item() if t.numel() else 0.0
 
 
-def check_rows(case: Case, dtype: torch.dtype) -> None:
-    for size in [*range(2, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 70]:
-        assert_exact(case, case.tensors((3, size), dtype))
+def check_rows(case: Case, dtype: torch.dtype, device: str, interpreted: bool) -> None:
+    sizes = [*range(2, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 70]
+    if interpreted:  # all of them, by one case or another
+        sizes = sizes[list(CASES.values()).index(case) % 6 :: 6]
+    for size in sizes:
+        assert_exact(case, case.tensors((3, size), dtype, device))
 
 
 @EACH
-def test_values_and_gradients(case):
+def test_values_and_gradients(case, device, interpreted):
     """Of rows that fill a vector of the processor, or two, or leave something over."""
-    check_rows(case, torch.float32)
+    check_rows(case, torch.float32, device, interpreted)
 
 
 @SEVERAL
-def test_values_and_gradients_of_bfloat16(case):
-    check_rows(case, torch.bfloat16)
+def test_values_and_gradients_of_bfloat16(case, device, interpreted):
+    check_rows(case, torch.bfloat16, device, interpreted)
 
 
 @ONE_OF_EACH
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
-def test_values_and_gradients_of_other_dtypes(case, dtype):
+def test_values_and_gradients_of_other_dtypes(case, dtype, device, interpreted):
     """float16 differs from bfloat16 only in how numbers are loaded and stored; float64 is what gradcheck takes."""
-    check_rows(case, dtype)
+    check_rows(case, dtype, device, interpreted)
 
 
 @EACH
 @pytest.mark.parametrize("shape", [(3, 1), (1, 7), (2, 3, 5), (2, 3, 4, 5), (5,), (1,), ()], ids=str)
-def test_shapes(case, shape):
+def test_shapes(case, shape, device):
     if len(shape) >= case.least:
-        assert_exact(case, case.tensors(shape))
+        assert_exact(case, case.tensors(shape, device=device))
         if not shape:
-            assert_exact(case, case.tensors(shape, torch.bfloat16))
+            assert_exact(case, case.tensors(shape, torch.bfloat16, device=device))
 
 
 @EACH
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (2, 0, 3), (0,)], ids=str)
-def test_nothing(case, shape):
+def test_nothing(case, shape, device):
     if len(shape) >= case.least and (case not in OF_ROWS or shape[1]):  # a row without classes has no label
-        assert_exact(case, case.tensors(shape))
+        assert_exact(case, case.tensors(shape, device=device))
+
+
+@EACH
+def test_tensors_for_several_programs(case, device):
+    """What one program of a device computes is 4096 elements, or a few rows."""
+    assert_exact(case, case.tensors((5, 1203), device=device))
 
 
 @contextmanager
@@ -505,11 +514,12 @@ def threads(number: int):
         torch.set_num_threads(before)
 
 
+@pytest.mark.not_interpreted
 @EACH
 @pytest.mark.parametrize("shape", [(4099, 33), (3, 33001), (2, 3, 20000)], ids=str)
-def test_large_tensors(case, shape):
+def test_large_tensors(case, shape, device):
     """Several blocks of rows in several threads: exact, and the same to the last bit in one thread."""
-    tensors = case.tensors(shape)
+    tensors = case.tensors(shape, device=device)
     wanted, g = case.wanted(tensors), upstream(case, tensors)
     with threads(3):
         assert_exact(case, tensors)
@@ -521,9 +531,10 @@ def test_large_tensors(case, shape):
             assert torch.equal(a, b)
 
 
+@pytest.mark.not_interpreted
 @some("prelu", "maxout", "softmax", "mul", "matmul", "binary_cross_entropy", "cross_entropy")
-def test_large_tensors_of_half_type(case):
-    assert_exact(case, case.tensors((4099, 33), torch.bfloat16))
+def test_large_tensors_of_half_type(case, device):
+    assert_exact(case, case.tensors((4099, 33), torch.bfloat16, device=device))
 
 
 # ---------------------------------------------------------------------------------------------------------- derivatives
@@ -544,9 +555,10 @@ def of_wanted(
     return partial, tuple(tensors[place] for place in wanted)
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_gradcheck_of_all_orders(case):
-    function, tensors = of_wanted(case.ours, case, case.tensors((2, 3), torch.float64))
+def test_gradcheck_of_all_orders(case, device):
+    function, tensors = of_wanted(case.ours, case, case.tensors((2, 3), torch.float64, device=device))
     tensors = tuple(t.requires_grad_() for t in tensors)
     assert gradcheck(function, tensors, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
     assert gradgradcheck(
@@ -578,12 +590,13 @@ OF_TENSORS = {
 
 def bent(*tensors: Tensor) -> Tensor:
     """A number whose gradient is different at each of their elements."""
-    return sum((t.sin().sum() for t in tensors), torch.zeros((), dtype=tensors[0].dtype))
+    return sum((t.sin().sum() for t in tensors), torch.zeros((), dtype=tensors[0].dtype, device=tensors[0].device))
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_function_transforms(case):
-    tensors = case.tensors((2, 3), torch.float64)
+def test_function_transforms(case, device):
+    tensors = case.tensors((2, 3), torch.float64, device=device)
     (ours, x), (builtin, _) = (of_wanted(f, case, tensors) for f in (case.ours, case.reference))
     v, places = tuple(map(torch.randn_like, x)), tuple(range(len(x)))
     for name, transform in OF_TENSORS.items():
@@ -593,10 +606,11 @@ def test_function_transforms(case):
         assert_same(transform(ours, x, v, places), transform(builtin, x, v, places), name)
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_vmap(case):
+def test_vmap(case, device):
     """Over each choice of the tensors, in the first and in the last dimension; and of gradients, per sample."""
-    one, two, three = (case.tensors((2, 3), torch.float64) for _ in range(3))
+    one, two, three = (case.tensors((2, 3), torch.float64, device=device) for _ in range(3))
     wanted = tuple(case.wanted(one))
     for chosen in itertools.product([True, False], repeat=len(one)):
         if not any(chosen):
@@ -621,10 +635,11 @@ def test_vmap(case):
     assert_same(*nested, "nested")
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_forward_mode_outside_transforms(case):
+def test_forward_mode_outside_transforms(case, device):
     """Where each choice of the tensors has a tangent."""
-    tensors = case.tensors((3, 5))
+    tensors = case.tensors((3, 5), device=device)
     wanted = case.wanted(tensors)
     tangents = [torch.randn_like(t) if k in wanted else None for k, t in enumerate(tensors)]
     for chosen in itertools.product([True, False], repeat=len(wanted)):
@@ -638,27 +653,32 @@ def test_forward_mode_outside_transforms(case):
                 assert_same(a, b, f"{chosen}")
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_batched_gradients(case):
-    tensors = case.tensors((3, 5))
+def test_batched_gradients(case, device):
+    tensors = case.tensors((3, 5), device=device)
     wanted, derivatives = case.wanted(tensors), []
     for function in (case.ours, case.reference):
         inputs = leaves(tensors, wanted)
         y = function(*inputs)
-        g = torch.linspace(-1, 1, 4 * y.numel()).view(4, *y.shape)
+        g = torch.linspace(-1, 1, 4 * y.numel(), device=device).view(4, *y.shape)
         derivatives.append(torch.autograd.grad(y, [inputs[k] for k in wanted], g, is_grads_batched=True))
     assert_same(*derivatives)
 
 
 @EACH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(t, marks=pytest.mark.not_interpreted) for t in (torch.float64, torch.bfloat16))],
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-def test_some_inputs_without_gradients(case, dtype, monkeypatch):
+def test_some_inputs_without_gradients(case, dtype, monkeypatch, device):
     """Each choice of them: what the other gradients need is not saved, and there stands NaN instead.
 
     In float64 second derivatives, too.
     """
-    tensors = case.tensors((3, 5), dtype)
+    tensors = case.tensors((3, 5), dtype, device=device)
     wanted, g = case.wanted(tensors), upstream(case, tensors)
     every = results(case.ours, tensors, wanted, g)[1:]
     monkeypatch.setattr(operation, "_stand_in", lambda shape, dtype, g: g.new_full(shape, NAN, dtype=dtype))
@@ -684,9 +704,10 @@ def second_derivatives(
     return list(torch.autograd.grad(bent(*first), [*inputs, g], materialize_grads=True))
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_backward_twice(case):
-    tensors = case.tensors((3, 5))
+def test_backward_twice(case, device):
+    tensors = case.tensors((3, 5), device=device)
     wanted = case.wanted(tensors)
     inputs = leaves(tensors, wanted)
     y = case.ours(*inputs)
@@ -700,13 +721,14 @@ def test_backward_twice(case):
 # ------------------------------------------------------------------------------------- compilers, export, checkpointing
 
 
+@pytest.mark.not_interpreted
 @ONE_OF_EACH
-def test_compiles_with_sizes_that_change(case):
+def test_compiles_with_sizes_that_change(case, device):
     """Forward and backward, into one graph, which is compiled once."""
     torch._dynamo.reset()
     compiled = torch.compile(case.ours, fullgraph=True, dynamic=True, backend="aot_eager")
     for shape in [(7, 11), (8, 13), (9, 17)]:
-        tensors = case.tensors(shape)
+        tensors = case.tensors(shape, device=device)
         wanted, g = case.wanted(tensors), upstream(case, tensors)
         with torch._dynamo.config.patch(error_on_recompile=shape != (7, 11)):
             assert_same(results(compiled, tensors, wanted, g), results(case.reference, tensors, wanted, g), f"{shape}")
@@ -714,11 +736,12 @@ def test_compiles_with_sizes_that_change(case):
         assert_same(compiled(*tensors), case.reference(*tensors))
 
 
-def test_all_compile_into_kernels():
+@pytest.mark.not_interpreted
+def test_all_compile_into_kernels(device):
     """Forward and backward by Inductor, all functions in one graph, as it takes seconds for each."""
     torch._dynamo.reset()
     cases = list(CASES.values())
-    made = [case.tensors((3, 70)) for case in cases]
+    made = [case.tensors((3, 70), device=device) for case in cases]
     wanted = [case.wanted(tensors) for case, tensors in zip(cases, made, strict=True)]
 
     def together(which: str, inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -728,7 +751,7 @@ def test_all_compile_into_kernels():
     for function in (torch.compile(together, fullgraph=True), together):
         inputs = list(map(leaves, made, wanted))
         ys = function("ours" if function is not together else "reference", inputs)
-        gs = [torch.randn(y.shape, generator=torch.Generator().manual_seed(k)) for k, y in enumerate(ys)]
+        gs = [torch.randn(y.shape, generator=torch.Generator().manual_seed(k)).to(device) for k, y in enumerate(ys)]
         differentiated = [tensors[k] for tensors, places in zip(inputs, wanted, strict=True) for k in places]
         outcomes.append([*(y.detach() for y in ys), *torch.autograd.grad(ys, differentiated, gs)])
     names = [*CASES, *(f"{name}: {k}" for name, places in zip(CASES, wanted, strict=True) for k in places)]
@@ -736,12 +759,13 @@ def test_all_compile_into_kernels():
         assert_same(got, expected, name)
 
 
+@pytest.mark.not_interpreted
 @some("affine of numbers that learn", "maxout", "softmax", "mul", "matmul", "mse_loss", "cross_entropy")
-def test_compiles_with_transforms(case):
+def test_compiles_with_transforms(case, device):
     """(Not with vmap of grad, which torch 2.15 does not compile for any Function.)"""
-    tensors = case.tensors((3, 5))
+    tensors = case.tensors((3, 5), device=device)
     (ours, x), (reference, _) = (of_wanted(f, case, tensors) for f in (case.ours, case.reference))
-    _, another = of_wanted(ours, case, case.tensors((3, 5)))
+    _, another = of_wanted(ours, case, case.tensors((3, 5), device=device))
     v, places = tuple(map(torch.randn_like, x)), tuple(range(len(x)))
 
     def transformed(f: Callable[..., Tensor]) -> dict[str, Any]:
@@ -755,14 +779,15 @@ def test_compiles_with_transforms(case):
     assert_same(torch.compile(transformed, fullgraph=True, backend="aot_eager")(ours), transformed(reference))
 
 
+@pytest.mark.not_interpreted
 @ONE_OF_EACH
 @pytest.mark.parametrize("strict", [False, True])
-def test_exports(case, strict):
+def test_exports(case, strict, device):
     class Model(nn.Module):
         def forward(self, *tensors: Tensor) -> Tensor:
             return case.ours(*tensors)
 
-    tensors = case.tensors((3, 4))
+    tensors = case.tensors((3, 4), device=device)
     exported = torch.export.export(Model(), tuple(tensors), strict=strict)
     assert_same(exported.module()(*tensors), case.reference(*tensors))
     assert all(
@@ -772,22 +797,24 @@ def test_exports(case, strict):
     )
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_traces_into_torchs_operators(case):
+def test_traces_into_torchs_operators(case, device):
     """make_fx, which sees the gradient too."""
-    tensors = case.tensors((3, 4))
+    tensors = case.tensors((3, 4), device=device)
     wanted, g = case.wanted(tensors), upstream(case, tensors)
     traced = make_fx(lambda *t: results(case.ours, t, wanted, g))(*tensors)
-    again = case.tensors((3, 4))
+    again = case.tensors((3, 4), device=device)
     assert_same(traced(*again), results(case.reference, again, wanted, g))
 
 
+@pytest.mark.not_interpreted
 @some("softmax", "mul", "mse_loss", "cross_entropy")
 @pytest.mark.filterwarnings("ignore:Dynamo (does not know how to trace|detected a call):UserWarning")  # of kernels
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks
-def test_compiled_autograd(case):
+def test_compiled_autograd(case, device):
     """The compiler sees backward only, of a forward pass that went by kernels."""
-    tensors = case.tensors((3, 5))
+    tensors = case.tensors((3, 5), device=device)
     wanted, g = case.wanted(tensors), upstream(case, tensors)
     inputs = leaves(tensors, wanted)
     y = case.ours(*inputs)
@@ -797,10 +824,11 @@ def test_compiled_autograd(case):
     assert_same([y.detach(), *(inputs[k].grad for k in wanted)], results(case.reference, tensors, wanted, g))
 
 
+@pytest.mark.not_interpreted
 @EACH
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpointing(case, use_reentrant):
-    tensors = case.tensors((3, 5))
+def test_checkpointing(case, use_reentrant, device):
+    tensors = case.tensors((3, 5), device=device)
     wanted = case.wanted(tensors)
     function = functools.partial(checkpoint, case.ours, use_reentrant=use_reentrant)
     inputs = leaves(tensors, wanted)
@@ -828,9 +856,10 @@ def bytes_in(saved: Sequence[Tensor], besides: Sequence[Tensor] = ()) -> int:
     return sum(storages.values())
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_nothing_is_saved_without_a_gradient(case):
-    tensors = case.tensors((6, 5))
+def test_nothing_is_saved_without_a_gradient(case, device):
+    tensors = case.tensors((6, 5), device=device)
     assert saved_by(case.ours, tensors)[0] == []
     with torch.no_grad():
         assert saved_by(case.ours, leaves(tensors, case.wanted(tensors)))[0] == []
@@ -909,9 +938,10 @@ def test_saved_tensors_are_unpacked(case):
         assert_same(results(case.ours, tensors, wanted, g), got)
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_changes_of_what_is_saved_are_noticed(case):
-    tensors = case.tensors((3, 5))
+def test_changes_of_what_is_saved_are_noticed(case, device):
+    tensors = case.tensors((3, 5), device=device)
     wanted = case.wanted(tensors)
 
     def run() -> tuple[list[Tensor], Tensor]:
@@ -991,14 +1021,15 @@ def steps(t: Tensor) -> list[tuple[int, int]]:
 
 
 @EACH
-def test_layouts(case):
+def test_layouts(case, device, interpreted):
     """Of all tensors, of one of them, and of the upstream gradient; some twice, as a call may be like the last one."""
-    for view, shape in VIEWS.items():
-        contiguous = case.tensors(shape)
+    views = list(VIEWS.items())
+    for view, shape in views[list(CASES.values()).index(case) % 4 :: 4] if interpreted else views:
+        contiguous = case.tensors(shape, device=device)
         wanted, g = case.wanted(contiguous), upstream(case, contiguous)
         every = list(map(view, contiguous))
         one = [view(contiguous[0]), *contiguous[1:]]
-        for tensors, upper in [(every, g), (one, view(g)), (every, torch.ones(()).expand(g.shape)), (every, g)]:
+        for tensors, upper in [(every, g), (one, view(g)), (every, g.new_ones(()).expand(g.shape)), (every, g)]:
             got = results(case.ours, tensors, wanted, upper)
             expected = results(case.reference, tensors, wanted, upper)
             assert_same(got, expected, view.__name__)
@@ -1047,13 +1078,14 @@ def test_subclasses_and_overrides(case):
             assert case.ours(*loud) == name_of(case).split()[0]
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_autocast(case):
+def test_autocast(case, device):
     """The dtypes are those of the built-in; gradients, out of autocast as they are taken, have those of the inputs."""
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        tensors = case.tensors((3, 5), dtype)
+        tensors = case.tensors((3, 5), dtype, device=device)
         inputs = leaves(tensors, wanted := case.wanted(tensors))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             y, expected = case.ours(*inputs), case.builtin(*tensors)
         assert y.dtype is expected.dtype, dtype
         gradients = torch.autograd.grad(y.sum(), [inputs[k] for k in wanted])
@@ -1102,10 +1134,11 @@ def test_weighted_errors_of_integers(dtype, reduction):
     assert_same(*(f.mse_loss(x, y, reduction=reduction, weight=w) for f in (F, nn.functional)))
 
 
+@pytest.mark.not_interpreted
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
 @some("affine", "affine of numbers that learn", "affine of rows", "add", "mul", "mul of a column", "copy", "matmul")
-def test_complex_gradients(case, dtype):
-    tensors = [torch.randn_like(t, dtype=dtype) for t in case.tensors((3, 5))]
+def test_complex_gradients(case, dtype, device):
+    tensors = [torch.randn_like(t, dtype=dtype) for t in case.tensors((3, 5), device=device)]
     g = torch.randn_like(case.reference(*tensors))
     wanted = range(len(tensors))
     assert_same(results(case.ours, tensors, wanted, g), results(case.reference, tensors, wanted, g))
@@ -1290,19 +1323,19 @@ EXTREMES = [-INF, -1000.0, -1.0, -0.0, 0.0, 1.0, 1000.0, INF, NAN]
     "binary_cross_entropy_with_logits none",
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_infinities_and_nan(case, dtype):
+def test_infinities_and_nan(case, dtype, device):
     """In values and gradients, elementwise, against each other and with several upstream gradients."""
-    x = torch.tensor(EXTREMES, dtype=dtype)
-    tensors = case.tensors((81,), dtype)
+    x = torch.tensor(EXTREMES, dtype=dtype, device=device)
+    tensors = case.tensors((81,), dtype, device=device)
     tensors[0] = x.repeat(9)
     if probability in case.makers:
-        tensors[1] = torch.tensor([0.0, 0.25, 1.0], dtype=dtype).repeat_interleave(9).repeat(3)
+        tensors[1] = torch.tensor([0.0, 0.25, 1.0], dtype=dtype, device=device).repeat_interleave(9).repeat(3)
     elif len(tensors) == 2 and tensors[1].numel() == 81:
         tensors[1] = x.repeat_interleave(9)
     wanted, in_double = case.wanted(tensors), [t.double() for t in tensors]
     eps = torch.finfo(torch.float32 if dtype in HALF else dtype).eps
     for number in (1.0, 0.0, -2.0, INF, NAN):
-        g = torch.full((81,), number, dtype=dtype)
+        g = torch.full_like(x, number).repeat(9)
         got = results(case.ours, tensors, wanted, g)
         expected = [t.to(dtype) for t in results(case.reference, in_double, wanted, g.double())]
         assert_same(got, expected, f"{number}", rtol=4 * max(eps, torch.finfo(dtype).eps), atol=4 * eps)
@@ -1316,12 +1349,12 @@ ROWS = [[0.0, 1.0, -INF], [-INF, -INF, -INF], [INF, 0.0, 1.0], [NAN, 0.0, 1.0], 
     *("cross_entropy weight", "cross_entropy label_smoothing", "cross_entropy of probabilities none"),
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_rows_of_infinities_and_nan(case, dtype):
+def test_rows_of_infinities_and_nan(case, dtype, device):
     for row in ROWS:
-        tensors = case.tensors((2, 3), dtype)
+        tensors = case.tensors((2, 3), dtype, device=device)
         tensors[0][0] = torch.tensor(row)
         if not tensors[-1].is_floating_point() or len(tensors) > 2:
-            tensors[1] = torch.tensor([1, 2])
+            tensors[1] = torch.tensor([1, 2], device=device)
         wanted, g = case.wanted(tensors), upstream(case, tensors)
         got, expected = (results(f, tensors, wanted, g) for f in (case.ours, case.reference))
         rounding = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 0.02)
@@ -1618,9 +1651,10 @@ def test_without_a_compiler(tmp_path):
     assert "no-compiler' not found" in lines[0]
 
 
+@pytest.mark.not_interpreted
 @EACH
-def test_deterministic_algorithms(case):
-    tensors = case.tensors((3, 5))
+def test_deterministic_algorithms(case, device):
+    tensors = case.tensors((3, 5), device=device)
     wanted, g = case.wanted(tensors), upstream(case, tensors)
     expected = results(case.ours, tensors, wanted, g)
     torch.use_deterministic_algorithms(True)
