@@ -38,6 +38,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "not_interpreted: is about no kernel, or takes too long in Triton's interpreter")
     # NumPy warns where IEEE 754 has an infinity or NaN, which is what the kernels mean.
     config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
+    config.addinivalue_line("filterwarnings", "ignore:TensorFloat32 tensor cores:UserWarning")  # on CUDA, by Inductor
     config.addinivalue_line("filterwarnings", "ignore:(overflow|invalid value) encountered in reduce:RuntimeWarning")
 
 
@@ -102,6 +103,12 @@ def device(request):
     """The device of the tensors of a test, by the engine of each place in turn."""
     with computing(request.param) as device:
         yield device
+
+
+@pytest.fixture
+def at():
+    """A context in which a place computes, see `computing`."""
+    return computing
 
 
 @pytest.fixture

@@ -114,28 +114,31 @@ def test_every_function_is_in_the_table():
 
 @pytest.mark.parametrize(("name", "ours", "builtin", "value", "slope"), CASES, ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_numpy_reference(name, ours, builtin, value, slope, dtype):
+def test_numpy_reference(name, ours, builtin, value, slope, dtype, device, interpreted):
     torch.manual_seed(0)
     # Values: kernels are good to 2 ulp a function, an activation has up to three roundings more. Slopes from the
     # output lose what 1 - y cancels: absolutely small, so they are measured in ulps of 1.
     eps = torch.finfo(dtype).eps
-    for size in [*range(71), 1000]:
-        x = (torch.randn(size) * 3).to(dtype)
-        g = torch.randn(size).to(dtype)
-        y, dx = gradient(ours, x, g)
-        x64, g64 = x.double().numpy(), g.double().numpy()
-        np.testing.assert_allclose(y.double().numpy(), value(x64), rtol=4 * eps, atol=torch.finfo(dtype).tiny)
+    # In the interpreter each dtype has a quarter of the sizes, and all of them together have all.
+    sizes = range(DTYPES.index(dtype), 71, 4) if interpreted else range(71)
+    for size in [*sizes, 1000, 1025]:
+        x = (torch.randn(size) * 3).to(device, dtype)
+        g = torch.randn(size).to(device, dtype)
+        y, dx = (t.double().cpu() for t in gradient(ours, x, g))
+        x64, g64 = x.double().cpu().numpy(), g.double().cpu().numpy()
+        np.testing.assert_allclose(y.numpy(), value(x64), rtol=4 * eps, atol=torch.finfo(dtype).tiny)
         tolerance = (4 + np.abs(x64)) * eps * np.abs(g64)
-        assert (np.abs(dx.double().numpy() - g64 * slope(x64)) <= tolerance).all()
+        assert (np.abs(dx.numpy() - g64 * slope(x64)) <= tolerance).all()
 
 
 @FUNCTIONS
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("upstream", [1.0, 0.0, -2.0, INF, NAN])
-def test_kinks_and_extremes_are_the_builtins(ours, builtin, dtype, upstream):
+def test_kinks_and_extremes_are_the_builtins(ours, builtin, dtype, upstream, device):
     x = torch.tensor(SPECIAL * 9, dtype=dtype)  # several vector widths and a remainder
     g = torch.full_like(x, upstream)
-    (y, dx), (y_builtin, dx_builtin) = gradient(ours, x, g), gradient(builtin, x, g)
+    y, dx = (t.cpu() for t in gradient(ours, x.to(device), g.to(device)))
+    y_builtin, dx_builtin = gradient(builtin, x, g)
     rounding = {torch.float64: 1e-14, torch.float32: 1e-6}.get(dtype, 0.0)  # half types: rounded alike, from float32
     torch.testing.assert_close(y, y_builtin, rtol=rounding, atol=0, equal_nan=True)
     if "elu" in ours.__name__ and "relu" not in ours.__name__:  # at NaN torch has 1 in a remainder of the vectors
@@ -149,19 +152,20 @@ def test_kinks_and_extremes_are_the_builtins(ours, builtin, dtype, upstream):
 
 
 @FUNCTIONS
-def test_half_types_are_rounded_once(ours, builtin):
+def test_half_types_are_rounded_once(ours, builtin, device):
     x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.float16)  # every float16
-    y = ours(x)
+    y = ours(x.to(device)).cpu()
     exact = builtin(x.double())
     off = (y.double() - exact).abs() > (exact.half().double() - exact).abs() * 1.001
     # computed in float32, rounded to float16: a second rounding can go the other way only next to a tie
     assert off[exact.isfinite()].double().mean() < 1e-3
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
-def test_gradcheck_of_all_orders(ours, builtin):
+def test_gradcheck_of_all_orders(ours, builtin, device):
     torch.manual_seed(0)
-    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, 4, dtype=torch.float64, device=device, requires_grad=True)
     assert gradcheck(ours, (x,), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
     assert gradgradcheck(ours, (x,), check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True)
     assert gradcheck(lambda x: gradient_of(ours, x), (x,))
@@ -171,18 +175,20 @@ def gradient_of(function, x: Tensor) -> Tensor:
     return torch.autograd.grad(function(x).sum(), x, create_graph=True)[0]
 
 
+@pytest.mark.not_interpreted
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
-def test_complex(name):
+def test_complex(name, device):
     torch.manual_seed(0)
-    x = torch.randn(5, dtype=torch.complex128, requires_grad=True)
+    x = torch.randn(5, dtype=torch.complex128, device=device, requires_grad=True)
     torch.testing.assert_close(getattr(F, name)(x), getattr(torch, name)(x))
     assert gradcheck(getattr(F, name), (x,), check_forward_ad=True)
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
-def test_function_transforms(ours, builtin):
+def test_function_transforms(ours, builtin, device):
     torch.manual_seed(0)
-    x, v = torch.randn(2, 6, 5, dtype=torch.float64)
+    x, v = torch.randn(2, 6, 5, dtype=torch.float64, device=device)
     transforms = {
         "grad": lambda f: grad(lambda r: f(r).sum())(x),
         "vmap": lambda f: vmap(f)(x),
@@ -202,22 +208,24 @@ def test_function_transforms(ours, builtin):
         torch.testing.assert_close(transform(ours), transform(builtin), msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
-def test_forward_mode_outside_transforms(ours, builtin):
-    x, tangent = torch.randn(2, 7)
+def test_forward_mode_outside_transforms(ours, builtin, device):
+    x, tangent = torch.randn(2, 7, device=device)
     with forward_ad.dual_level():
         results = [forward_ad.unpack_dual(f(forward_ad.make_dual(x, tangent))) for f in (ours, builtin)]
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_into_one_graph(ours, builtin, dynamic):
+def test_compiles_into_one_graph(ours, builtin, dynamic, device):
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic)
     for size in (5, 70):
-        x, g = torch.randn(2, size)
+        x, g = torch.randn(2, size, device=device)
         torch.testing.assert_close(gradient(compiled, x, g), gradient(builtin, x, g))
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), builtin(x))
@@ -251,12 +259,13 @@ LAYOUTS = {
 
 @FUNCTIONS
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_are_kept(ours, builtin, layout):
+def test_layouts_are_kept(ours, builtin, layout, device):
     torch.manual_seed(0)
-    x = LAYOUTS[layout]()
+    with torch.device(device):
+        x = LAYOUTS[layout]()
     torch.testing.assert_close(ours(x), builtin(x))
     assert ours(x).stride() == builtin(x).stride()
-    for g in (torch.randn(x.shape), torch.ones(()).expand(x.shape)):
+    for g in (torch.randn(x.shape, device=device), x.new_ones(()).expand(x.shape)):
         results = []
         for function in (ours, builtin):
             leaf = x.detach().requires_grad_()
@@ -293,11 +302,18 @@ def test_subclasses_and_overrides(ours, builtin):
     assert ours(Loud()) == ours.__name__
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
 @pytest.mark.parametrize("layout", ["offset", "transposed", "gaps", "channels_last"])
-def test_batched_gradients(ours, builtin, layout):
-    x = LAYOUTS[layout]().requires_grad_()
-    for g in (torch.randn(3, *x.shape), torch.randn(*x.shape, 3).movedim(-1, 0), torch.ones(()).expand(3, *x.shape)):
+def test_batched_gradients(ours, builtin, layout, device):
+    with torch.device(device):
+        x = LAYOUTS[layout]().requires_grad_()
+        gradients = (
+            torch.randn(3, *x.shape),
+            torch.randn(*x.shape, 3).movedim(-1, 0),
+            torch.ones(()).expand(3, *x.shape),
+        )
+    for g in gradients:
         results = [torch.autograd.grad(f(x), x, g, is_grads_batched=True)[0] for f in (ours, builtin)]
         torch.testing.assert_close(*results)
 
@@ -341,8 +357,8 @@ def test_the_output_is_what_the_next_layer_keeps_anyway(name, of_input):
     assert (buffers(getattr(F, name)), buffers(getattr(nn.functional, name))) == (5, of_input)
 
 
-def test_the_slope_of_relu_at_0():
-    x, g = torch.tensor([-1.0, -0.0, 0.0, 1.0, NAN]), torch.tensor([INF, 2.0, 4.0, 3.0, 5.0])
+def test_the_slope_of_relu_at_0(device):
+    x, g = torch.tensor([[-1.0, -0.0, 0.0, 1.0, NAN], [INF, 2.0, 4.0, 3.0, 5.0]], device=device)
     y, dx = gradient(lambda x: F.relu(x, subgradient=0.5), x, g)
     torch.testing.assert_close(y, torch.relu(x), equal_nan=True)
     assert dx.tolist() == [0, 1, 2, 3, 5]
@@ -352,12 +368,12 @@ def test_the_slope_of_relu_at_0():
 
 
 @FUNCTIONS
-def test_backward_twice_and_stale_inputs(ours, builtin):
-    x = torch.randn(8, requires_grad=True)
+def test_backward_twice_and_stale_inputs(ours, builtin, device):
+    x = torch.randn(8, device=device, requires_grad=True)
     y = ours(x)
     first = torch.autograd.grad(y.sum(), x, retain_graph=True)
     torch.testing.assert_close(first, torch.autograd.grad(y.sum(), x, retain_graph=True))
-    leaf = torch.randn(8, requires_grad=True)
+    leaf = torch.randn(8, device=device, requires_grad=True)
     x = leaf * 1
     y = ours(x)
     inputs = [case[1] for case in CASES if case[0] in ("silu", "leaky_relu falling", "elu falling")]
@@ -368,9 +384,10 @@ def test_backward_twice_and_stale_inputs(ours, builtin):
         y.sum().backward()
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
-def test_checkpointing(ours, builtin):
-    x = torch.randn(8, requires_grad=True)
+def test_checkpointing(ours, builtin, device):
+    x = torch.randn(8, device=device, requires_grad=True)
     (expected,) = torch.autograd.grad(builtin(x).sum(), x)
     for use_reentrant in (False, True):
         x.grad = None
@@ -379,15 +396,15 @@ def test_checkpointing(ours, builtin):
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "silu"])
-def test_inplace(name):
+def test_inplace(name, device):
     ours, builtin = getattr(F, name), getattr(nn.functional, name)
-    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 4, 5, device=device).to(memory_format=torch.channels_last)
     expected = builtin(x)
     result = ours(x, inplace=True)
     assert result is x
     torch.testing.assert_close(x, expected)
 
-    leaf = torch.randn(6, requires_grad=True)
+    leaf = torch.randn(6, device=device, requires_grad=True)
     results = []
     for function in (ours, builtin):
         h = leaf * 2
@@ -399,11 +416,13 @@ def test_inplace(name):
         ours(leaf, inplace=True)
 
 
+@pytest.mark.not_interpreted
 @FUNCTIONS
-def test_autocast_leaves_the_dtype(ours, builtin):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_leaves_the_dtype(ours, builtin, device):
+    with torch.autocast(device, dtype=torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16):
-            assert ours(torch.randn(3, dtype=dtype)).dtype == builtin(torch.randn(3, dtype=dtype)).dtype
+            x = torch.randn(3, dtype=dtype, device=device)
+            assert ours(x).dtype == builtin(x).dtype
 
 
 @FUNCTIONS
@@ -437,16 +456,16 @@ def test_many_threads(ours, builtin, size):
         assert torch.equal(a, b)
 
 
-def test_the_slides_own_numbers():
-    x = torch.tensor([1.0, -2.0, 3.0, -1.0])
-    y, dx = gradient(F.relu, x, torch.tensor([4.0, -1.0, 5.0, 9.0]))  # IISER, 'Vector derivatives: Example'
+def test_the_slides_own_numbers(device):
+    x, g = torch.tensor([[1.0, -2.0, 3.0, -1.0], [4.0, -1.0, 5.0, 9.0]], device=device)
+    y, dx = gradient(F.relu, x, g)  # IISER, 'Vector derivatives: Example'
     assert y.tolist() == [1, 0, 3, 0]
     assert dx.tolist() == [4, 0, 5, 0]
-    _, dx = gradient(F.sigmoid, torch.tensor(1.0))  # IISER, 'Sigmoid function': printed 0.2
+    _, dx = gradient(F.sigmoid, torch.tensor(1.0, device=device))  # IISER, 'Sigmoid function': printed 0.2
     assert dx.item() == pytest.approx(0.1966, abs=5e-5)
 
 
-def test_own_activation_in_ten_lines():
+def test_own_activation_in_ten_lines(device):
     class Mish(Elementwise):
         @staticmethod
         def value(x):
@@ -457,12 +476,12 @@ def test_own_activation_in_ten_lines():
             t, sigma = tanh(log1p(exp(x))), 1 / (1 + exp(-x))
             return t + x * sigma * (1 - t**2)
 
-    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, 5, dtype=torch.float64, device=device, requires_grad=True)
     torch.testing.assert_close(Mish.call(x), nn.functional.mish(x))
     assert gradcheck(Mish.call, (x,), check_forward_ad=True)
     assert gradgradcheck(Mish.call, (x,))
     check_slope(Mish)
-    x32 = torch.randn(1000)
+    x32 = torch.randn(1000, device=device)
     torch.testing.assert_close(gradient(Mish.call, x32), gradient(nn.functional.mish, x32))
     torch.testing.assert_close(vmap(Mish.call)(x32), nn.functional.mish(x32))
 
@@ -524,9 +543,9 @@ MODULES += [(ours_nn.ELU, {"inplace": True})]
 
 
 @pytest.mark.parametrize(("module_class", "options"), MODULES, ids=lambda value: str(getattr(value, "__name__", value)))
-def test_modules_are_torchs(module_class, options):
+def test_modules_are_torchs(module_class, options, device):
     module, builtin = module_class(**options), getattr(nn, module_class.__name__)(**options)
-    x = torch.randn(2, 3)
+    x = torch.randn(2, 3, device=device)
     torch.testing.assert_close(module(x.clone()), builtin(x.clone()))
     assert repr(module) == repr(builtin)
     assert module.state_dict() == {}

@@ -25,19 +25,53 @@ DTYPES = [torch.float64, torch.float32, *HALF]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 builtin = nn.functional
 
-# Ours run by kernels, or, under vmap, by torch's operators. (Under grad alone torch lets them run by kernels.)
-every_way = pytest.mark.parametrize("way", ["kernels", "operators"])
-OPERATORS = [(torch.float32, "operators"), (torch.bfloat16, "operators")]
-every_dtype_and_way = pytest.mark.parametrize(
-    ("dtype", "way"), [*((dtype, "kernels") for dtype in DTYPES), *OPERATORS], ids=str
-)
-both_ways = pytest.mark.parametrize(  # where the formula is that of a neighbouring test
-    ("dtype", "way"), [(torch.float32, "kernels"), (torch.bfloat16, "kernels"), *OPERATORS], ids=str
-)
+# Ours run by kernels: the C engine's, Triton's in its interpreter, or those of a device; or, under vmap, by torch's
+# operators. (Under grad alone torch lets them run by kernels.)
+WAYS = {
+    "kernels": (),
+    "operators": (),
+    "interpreter": pytest.mark.needs_interpreter,
+    "cuda": pytest.mark.gpu,
+}
+
+
+def ways(**dtypes):
+    """A parameter of these ways, each with these dtypes."""
+    rows = [
+        pytest.param(dtype, way, marks=WAYS[way], id=f"{dtype}-{way}")
+        for way, those in dtypes.items()
+        for dtype in those
+    ]
+    return pytest.mark.parametrize(("dtype", "way"), rows, indirect=["way"])
+
+
+SOME = (torch.float32, torch.bfloat16)
+every_way = pytest.mark.parametrize("way", [pytest.param(w, marks=m) for w, m in WAYS.items()], indirect=True)
+every_dtype_and_way = ways(kernels=DTYPES, operators=SOME, interpreter=DTYPES, cuda=DTYPES)
+both_ways = ways(kernels=SOME, operators=SOME, interpreter=SOME, cuda=DTYPES)  # the formula is that of a neighbour
+
+
+@pytest.fixture
+def way(request, at):
+    with at("interpreter" if request.param == "interpreter" else "cpu"):
+        yield request.param
+
+
+def one_by_one(rows, way):
+    """Each alone; in the interpreter, which takes 10 ms for it, a few of them."""
+    return rows[:: 1 + len(rows) // 4] if way == "interpreter" else rows
 
 
 def outcome(function, tensors, upstream=None, way="kernels"):
     """The value and the gradients of the floating tensors; None where the upstream gradient does not reach."""
+    if way == "cuda":
+        if isinstance(function, partial):  # with a weight
+            keywords = {name: v.cuda() if isinstance(v, Tensor) else v for name, v in function.keywords.items()}
+            function = partial(function.func, *function.args, **keywords)
+        tensors = [t.cuda() if isinstance(t, Tensor) else t for t in tensors]
+        results = outcome(function, tensors, None if upstream is None else upstream.cuda())
+        assert {t.device.type for t in results} == {"cuda"}
+        return tuple(t.cpu() for t in results)
     tensors = [t.detach().clone() if isinstance(t, Tensor) else t for t in tensors]
     places = [k for k, t in enumerate(tensors) if isinstance(t, Tensor) and t.is_floating_point()]
 
@@ -249,7 +283,7 @@ def element_by_element(ours, theirs, columns, dtype, way, **tolerance):
     alone = [[column[i : i + 1] for column in columns] for i in range(len(columns[0]))]
     for reduction, upstream in [*(("none", g) for g in UPSTREAM), ("mean", 1.0), ("sum", -2.0)]:
         g = torch.tensor(upstream)
-        for tensors in alone if reduction != "none" and way == "kernels" else [columns]:
+        for tensors in one_by_one(alone, way) if reduction != "none" and way != "operators" else [columns]:
             results = outcome(partial(ours, reduction=reduction), tensors, g, way)
             wanted = expected(partial(theirs, reduction=reduction), tensors, g)
             text = f"{reduction} of {[t.tolist() for t in tensors]} from {upstream}"
@@ -271,7 +305,7 @@ def test_weighted_mse_loss(reduction, dtype, way):
         return lambda a, y, w: where.mse_loss(a, y, reduction=reduction, weight=w)
 
     alone = [[t[i : i + 1] for t in (a, y, w)] for i in range(len(a))]
-    for tensors in alone if reduction != "none" and way == "kernels" else [[a, y, w]]:
+    for tensors in one_by_one(alone, way) if reduction != "none" and way != "operators" else [[a, y, w]]:
         agree(outcome(weighted(F), tensors, None, way), expected(weighted(builtin), tensors), dtype, text=f"{tensors}")
 
 
@@ -346,10 +380,8 @@ def test_the_gradient_of_a_target_whose_positives_do_not_count(dtype, way):
     z = torch.tensor([-30.0, -10.0, -5.0, -1.0, 0.0, 3.0], dtype=dtype)
     zero = torch.zeros((), dtype=dtype)
 
-    def loss(y):
-        return F.binary_cross_entropy_with_logits(z, y, pos_weight=zero, reduction="sum")
-
-    _, dy = outcome(loss, (torch.full_like(z, 0.5),), None, way)
+    loss = partial(F.binary_cross_entropy_with_logits, pos_weight=zero, reduction="sum")
+    _, _, dy = outcome(loss, (z, torch.full_like(z, 0.5)), None, way)
     wanted = -torch.log1p(torch.exp(z.double()))
     torch.testing.assert_close(dy, wanted.to(dtype), rtol=2 * ROUNDING[dtype], atol=0)
 
@@ -380,8 +412,8 @@ def test_cross_entropy_of_special_rows(options, reduction, dtype, way):
     """Row by row, each with each label: values and gradients are finite, infinite and NaN where torch's are."""
     x = rows_of(dtype)
     ours, theirs = entropies(options, dtype, reduction=reduction)
-    for label in range(4):
-        batches = x.split(1) if reduction != "none" and way == "kernels" else [x]
+    for label in one_by_one(range(4), way):
+        batches = one_by_one(x.split(1), way) if reduction != "none" and way != "operators" else [x]
         for rows in batches:
             labels = torch.full((len(rows),), label)
             results, wanted = outcome(ours, (rows, labels), None, way), expected(theirs, (rows, labels))
@@ -497,8 +529,8 @@ def test_probabilities_of_special_rows(options, reduction, dtype, way):
     x = rows_of(dtype)
     ours, theirs = entropies(options, dtype, reduction=reduction)
     for target in targets_of(x):
-        alone = zip(x.split(1), target.split(1), strict=True)
-        batches = alone if reduction != "none" and way == "kernels" else [(x, target)]
+        alone = list(zip(x.split(1), target.split(1), strict=True))
+        batches = one_by_one(alone, way) if reduction != "none" and way != "operators" else [(x, target)]
         for rows in batches:
             (y, dx, _), (want, wanted, _) = outcome(ours, rows, None, way), expected(theirs, rows)
             agree((y, dx), (want, wanted), dtype, rtol=8 * ROUNDING[dtype], atol=4 * ROUNDING[dtype], text=f"{rows}")
@@ -641,6 +673,18 @@ def test_labels_out_of_bounds(label, options, dtype):
                 function(logits, labels)
 
 
+@ways(interpreter=[torch.float32], cuda=DTYPES)
+@every_option
+@every_reduction
+@pytest.mark.parametrize("label", [4, -1, 2**53, -(2**62)])
+def test_labels_out_of_bounds_where_nobody_waits_to_hear_of_them(label, reduction, options, dtype, way):
+    """Of a device, that is: then the loss is NaN. (In the interpreter totals come as of a device.)"""
+    x, labels = torch.zeros(3, 4, dtype=dtype), torch.tensor([1, label, 0])
+    ours, _ = entropies(options, dtype, reduction=reduction)
+    y, _ = outcome(ours, (x, labels), None, way)
+    assert y.isnan().tolist() == ([False, True, False] if reduction == "none" else True)
+
+
 def test_bytes_out_of_bounds():
     for where in (F, builtin):
         with pytest.raises(IndexError, match=r"^Target 200 is out of bounds\.$"):
@@ -711,6 +755,18 @@ def test_probabilities_out_of_bounds_under_transforms(transform):
     for where in (builtin, F):
         with pytest.raises(RuntimeError, match=r"^all elements of input should be between 0 and 1$"):
             TRANSFORMS[transform](lambda a, where=where: where.binary_cross_entropy(a, y), a)
+
+
+@pytest.mark.gpu
+@every_dtype
+@pytest.mark.parametrize("value", NO_PROBABILITIES)
+def test_probabilities_out_of_bounds_where_nobody_waits_to_hear_of_them(value, dtype):
+    """Of a device: the loss is NaN."""
+    good, bad = (torch.tensor([0.25, v, 0.75], dtype=dtype, device="cuda") for v in (0.5, value))
+    for pair in ((bad, good), (good, bad)):
+        y = F.binary_cross_entropy(*pair, reduction="none")
+        assert y.isnan().tolist() == [False, True, False]
+        assert F.binary_cross_entropy(*pair).isnan()
 
 
 def test_a_weight_of_nan_is_no_wrong_probability():
