@@ -204,7 +204,10 @@ def test_every_operation_is_within_its_ulps_over_sizes_0_to_70(engine, device, d
     def function(x, y, h):
         return tuple(evaluate(text, vocabulary, x, y, h) for text in texts)
 
-    x, y = on(device, *samples(dtype))
+    columns = samples(dtype)
+    if (engine, device) == ("triton", "cpu") and dtype is not torch.float32:  # the interpreter takes 0.1 s an item
+        columns = [column[DTYPES.index(dtype) :: 4] for column in columns]
+    x, y = on(device, *columns)
     outputs = [[torch.full_like(t, math.nan) for t in x] for _ in texts]
     formula = Formula(function, ("array", "array"), tuple(range(2, 2 + len(texts))), ("h",))
     ENGINES[engine](formula, [x, y, *outputs], (h,))

@@ -53,6 +53,12 @@ try:
     def by_name(dtypes):
         return sorted(dtypes, key=str)
 
+    def everywhere(which, info, row):
+        """Rows for the dtypes of each device."""
+        for device, marks in (("cpu", ()), ("cuda", pytest.mark.gpu)):
+            for dtype in by_name(info.supported_dtypes(device)):
+                yield pytest.param(which, info, dtype, device, id=f"{row}-{dtype}-{device}", marks=marks)
+
     more = (torch.bool, *HALF, torch.complex32, torch.uint16)
     DTYPES = by_name(all_types_and_complex_and(*more))
     for info in op_db:
@@ -60,14 +66,12 @@ try:
         if which in FUNCTIONS:
             row = info.formatted_name.removeprefix("nn_functional_")
             INFOS.append(pytest.param(which, info, id=row))
-            for dtype in by_name(info.supported_dtypes("cpu")):
-                TYPED.append(pytest.param(which, info, dtype, id=f"{row}-{dtype}"))
+            TYPED += everywhere(which, info, row)
     for info in module_db:
         which = info.module_cls.__name__
         if which in MODULES and info.module_cls is getattr(nn, which):
             MODULE_INFOS.append(pytest.param(which, info, id=which))
-            for dtype in by_name(info.supported_dtypes("cpu")):
-                TYPED_MODULES.append(pytest.param(which, info, dtype, id=f"{which}-{dtype}"))
+            TYPED_MODULES += everywhere(which, info, which)
             if info.module_error_inputs_func is not None:
                 options = dict(device="cpu", dtype=torch.float32, requires_grad=False, training=True)
                 for number, mistake in enumerate(info.module_error_inputs_func(info, **options)):
@@ -81,9 +85,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Casting complex values to real:UserWarning"),  # of complex samples to float64
 ]
 EACH_INFO = pytest.mark.parametrize(("which", "info"), INFOS)
-EACH_DTYPE = pytest.mark.parametrize(("which", "info", "dtype"), TYPED)
+EACH_DTYPE = pytest.mark.parametrize(("which", "info", "dtype", "device"), TYPED)
 EACH_MODULE = pytest.mark.parametrize(("which", "info"), MODULE_INFOS)
-EACH_MODULE_AND_DTYPE = pytest.mark.parametrize(("which", "info", "dtype"), TYPED_MODULES)
+EACH_MODULE_AND_DTYPE = pytest.mark.parametrize(("which", "info", "dtype", "device"), TYPED_MODULES)
 
 
 def parameters(function):
@@ -110,12 +114,12 @@ def leaf(t):
     return t.detach().requires_grad_(t.requires_grad)
 
 
-def samples(which, info, dtype, requires_grad=False, reference=False):
+def samples(which, info, dtype, requires_grad=False, reference=False, device="cpu"):
     """(args, kwargs) of each sample, made from the same seed each time. Tensors with a gradient are leaves."""
     source = info.reference_inputs if reference else info.sample_inputs
-    requires_grad &= dtype in info.supported_backward_dtypes("cpu")
+    requires_grad &= dtype in info.supported_backward_dtypes(device)
     requires_grad &= dtype is not torch.complex32  # of which torch cannot take a sum
-    for number, sample in enumerate(source("cpu", dtype, requires_grad=requires_grad)):
+    for number, sample in enumerate(source(device, dtype, requires_grad=requires_grad)):
         call = tree_map_only(Tensor, leaf, ((sample.input, *sample.args), sample.kwargs))
         tensors = sum(isinstance(t, Tensor) for t in tree_leaves(call))
         if tensors == 0 or "alpha" in sample.kwargs:  # one of two is a tensor in our gates; torch.add has a third one
@@ -128,7 +132,8 @@ def samples(which, info, dtype, requires_grad=False, reference=False):
 
 def routed(a, b):
     """max(a, b) as our gate differentiates it: of equal ones a gets the gradient (torch.maximum: half of it each)."""
-    a, b = (x if isinstance(x, Tensor) else torch.tensor(x) for x in (a, b))
+    device = next(x.device for x in (a, b) if isinstance(x, Tensor))
+    a, b = (x if isinstance(x, Tensor) else torch.tensor(x, device=device) for x in (a, b))
     return torch.where((a >= b) | a.isnan(), a, b)
 
 
@@ -148,7 +153,7 @@ def differentiated(function, call):
 
 def upstream(y):
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return g.to(y.dtype)
+    return g.to(y.device, y.dtype)
 
 
 def results(function, call, g=None):
@@ -257,11 +262,11 @@ class Watcher(TorchDispatchMode):
 
 
 @EACH_DTYPE
-def test_values_and_gradients(which, info, dtype, threads):
+def test_values_and_gradients(which, info, dtype, threads, device):
     """All samples and reference inputs (large, extreme, of many shapes and layouts), in all dtypes of the table."""
     # The two inputs of a million elements, for the threads of the kernels, cost most of the time: in one dtype only.
     seen, most = 0, 10**7 if dtype is torch.float32 else SMALL
-    for call in samples(which, info, dtype, requires_grad=True, reference=True):
+    for call in samples(which, info, dtype, requires_grad=True, reference=True, device=device):
         if elements(call) <= most:
             torch.set_num_threads(threads if elements(call) > SMALL else 1)
             assert_results_are_torchs(getattr(F, which), builtin_of(which, info), call)
@@ -271,11 +276,11 @@ def test_values_and_gradients(which, info, dtype, threads):
 
 
 @pytest.mark.parametrize(
-    ("which", "info", "dtype"), [row for row in TYPED if row.values[2] in (torch.float32, torch.bfloat16)]
+    ("which", "info", "dtype", "device"), [row for row in TYPED if row.values[2] in (torch.float32, torch.bfloat16)]
 )
-def test_values_and_gradients_by_operators(which, info, dtype):
+def test_values_and_gradients_by_operators(which, info, dtype, device):
     """The same where a mode of torch watches, in dtypes that have kernels: the others go this way always."""
-    for call in samples(which, info, dtype, requires_grad=True, reference=True):
+    for call in samples(which, info, dtype, requires_grad=True, reference=True, device=device):
         if elements(call) <= SMALL:
             with Watcher():
                 assert_results_are_torchs(getattr(F, which), builtin_of(which, info), call)
@@ -290,7 +295,7 @@ def lazily_conjugated(t):
 
 
 @EACH_DTYPE
-def test_views(which, info, dtype):
+def test_views(which, info, dtype, device):
     """Of the arguments and of the upstream gradient: with gaps, negated or conjugated when they are read."""
     views = [noncontiguous_like]
     if dtype.is_floating_point or dtype in (torch.complex64, torch.complex128):
@@ -298,7 +303,7 @@ def test_views(which, info, dtype):
     if dtype.is_complex:
         views.append(lazily_conjugated)
     for view in views:
-        for call in samples(which, info, dtype, requires_grad=True):
+        for call in samples(which, info, dtype, requires_grad=True, device=device):
             assert_results_are_torchs(getattr(F, which), builtin_of(which, info), call, view)
 
 
@@ -523,14 +528,14 @@ def test_composite_compliance(which, info, check):
 # -------------------------------------------------------------------------------------------------------------- modules
 
 
-def module_samples(which, info, dtype, requires_grad=False):
+def module_samples(which, info, dtype, requires_grad=False, device="cpu"):
     """Ours and torch's module with the same state, arguments of a call, and the sample of torch's table."""
     torch.manual_seed(0)
-    options = dict(device="cpu", dtype=dtype, requires_grad=requires_grad, training=True)
+    options = dict(device=device, dtype=dtype, requires_grad=requires_grad, training=True)
     for sample in info.module_inputs_func(info, **options):
         made, given = sample.constructor_input, sample.forward_input
-        theirs = info.module_cls(*made.args, **made.kwargs).to(dtype)
-        ours = getattr(ours_nn, which)(*made.args, **made.kwargs).to(dtype)
+        theirs = info.module_cls(*made.args, **made.kwargs).to(device, dtype)
+        ours = getattr(ours_nn, which)(*made.args, **made.kwargs).to(device, dtype)
         ours.load_state_dict({key: t.clone() for key, t in theirs.state_dict().items()})
         yield ours, theirs, tree_map_only(Tensor, leaf, (given.args, given.kwargs)), sample
 
@@ -541,10 +546,10 @@ def channels_last(t):
 
 
 @EACH_MODULE_AND_DTYPE
-def test_modules_are_torchs(which, info, dtype):
+def test_modules_are_torchs(which, info, dtype, device):
     """Values and gradients, of inputs of several layouts; name, attributes and state."""
     seen = 0
-    for ours, theirs, call, sample in module_samples(which, info, dtype, requires_grad=True):
+    for ours, theirs, call, sample in module_samples(which, info, dtype, requires_grad=True, device=device):
         for view in (lambda t: t, noncontiguous_like, channels_last):
             assert_results_are_torchs(ours, theirs, call, view)
         if sample.reference_fn is not None and dtype not in HALF:
