@@ -62,10 +62,10 @@ def test_the_table_has_all_activations():
 
 
 @EACH_ROW
-def test_the_values_and_gradients_are_torchs(name, options):
+def test_the_values_and_gradients_are_torchs(name, options, device):
     torch.manual_seed(0)
-    x = torch.randn(5, 3, dtype=torch.float64)
-    module = built(name, options)
+    x = torch.randn(5, 3, dtype=torch.float64, device=device)
+    module = built(name, options).to(device)
     expected = outcome(module, x)
     torch.testing.assert_close(outcome(replace_activations(module), x), expected)
 
