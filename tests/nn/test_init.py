@@ -4,6 +4,7 @@ import copy
 import doctest
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -63,8 +64,8 @@ FANS = [
 EACH_SHAPE = pytest.mark.parametrize("shape", [shape for shape, _ in FANS], ids=str)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def seeded(seed=0, device="cpu"):
+    return torch.Generator(device).manual_seed(seed)
 
 
 # ----------------------------------------------------------------------------------------------------------------- gain
@@ -219,17 +220,19 @@ TWINS = [
 ]
 
 
+@pytest.mark.not_interpreted
 @EACH_SHAPE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(("fill", "kwargs", "twin"), TWINS)
-def test_numbers_are_torchs_to_the_last_bit(fill, kwargs, twin, dtype, shape):
+def test_numbers_are_torchs_to_the_last_bit(fill, kwargs, twin, dtype, shape, device):
+    weight = partial(torch.empty, shape, dtype=dtype, device=device)
     torch.manual_seed(0)
-    ours = fill(torch.empty(shape, dtype=dtype), **kwargs)
+    ours = fill(weight(), **kwargs)
     torch.manual_seed(0)
-    assert torch.equal(ours, twin(torch.empty(shape, dtype=dtype), None))
+    assert torch.equal(ours, twin(weight(), None))
 
-    ours = fill(torch.empty(shape, dtype=dtype), generator=seeded(3), **kwargs)
-    assert torch.equal(ours, twin(torch.empty(shape, dtype=dtype), seeded(3)))
+    ours = fill(weight(), generator=seeded(3, device), **kwargs)
+    assert torch.equal(ours, twin(weight(), seeded(3, device)))
 
 
 @pytest.mark.parametrize(("fill", "uniform", "gain", "mode"), FILLERS)
