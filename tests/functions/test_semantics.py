@@ -1131,10 +1131,18 @@ ACCURACY = {
 }
 
 
-@pytest.mark.needs_compiler
+# By kernels of either engine. (A million elements are too many for the interpreter.)
+every_kernel = pytest.mark.parametrize(
+    "way",
+    [pytest.param("kernels", marks=pytest.mark.needs_compiler), pytest.param("cuda", marks=pytest.mark.gpu)],
+    indirect=True,
+)
+
+
+@every_kernel
 @pytest.mark.parametrize("case", ACCURACY)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_losses_are_as_accurate_as_torchs(case, reduction):
+def test_losses_are_as_accurate_as_torchs(case, reduction, way):
     """The error against float64 is torch's or less, or the half ulp of the result and what rounds before: 1 ulp.
 
     Terms are rounded to float32 by both, but with either sign; only a sum of equal terms keeps their error.
@@ -1144,19 +1152,21 @@ def test_losses_are_as_accurate_as_torchs(case, reduction):
     want = getattr(builtin, name)(
         *[v.double() if v.is_floating_point() else v for v in tensors], reduction=reduction, **options
     )
-    ours, theirs = (in_ulps(getattr(w, name)(*tensors, reduction=reduction, **options), want) for w in (F, builtin))
+    loss = partial(getattr(F, name), reduction=reduction, **options)
+    ours = in_ulps(outcome(loss, tensors, None, way)[0], want)
+    theirs = in_ulps(getattr(builtin, name)(*tensors, reduction=reduction, **options), want)
     assert ours <= max(theirs, 1.0), (ours, theirs)
 
 
-@pytest.mark.needs_compiler
+@every_kernel
 @pytest.mark.parametrize("case", ACCURACY)
-def test_gradients_are_as_accurate_as_torchs(case):
+def test_gradients_are_as_accurate_as_torchs(case, way):
     """The largest error of an element, as a part of the largest gradient, is torch's or less, or 2 ulp."""
     name, make, options = ACCURACY[case]
     tensors = make()
     wide = [v.double() if v.is_floating_point() else v for v in tensors]
     (_, want, *_), (_, ours, *_), (_, theirs, *_) = (
-        outcome(partial(getattr(w, name), reduction="sum", **options), values)
+        outcome(partial(getattr(w, name), reduction="sum", **options), values, None, way if w is F else "kernels")
         for w, values in ((builtin, wide), (F, tensors), (builtin, tensors))
     )
     errors = [
@@ -1165,11 +1175,11 @@ def test_gradients_are_as_accurate_as_torchs(case):
     assert errors[0] <= max(errors[1], 2.0), errors
 
 
-@pytest.mark.needs_compiler
+@every_kernel
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e3])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-def test_softmax_is_as_exact_as_its_exponentials(name, offset, dim):
+def test_softmax_is_as_exact_as_its_exponentials(name, offset, dim, way):
     """Within 3 ulp: exp is good to 2, and the reciprocal of the sum and the product round by 1/2 each.
 
     The logits are multiples of 2^-10, so that the differences from the largest are exact; of other logits their
@@ -1177,7 +1187,8 @@ def test_softmax_is_as_exact_as_its_exponentials(name, offset, dim):
     """
     logits = (normal(200, 300, scale=3) * 1024).round() / 1024 + offset
     logits = logits if dim == 1 else logits.T.contiguous()
-    got, want = getattr(F, name)(logits, dim), getattr(builtin, name)(logits.double(), dim)
+    got, _ = outcome(lambda x: getattr(F, name)(x, dim), (logits,), None, way)
+    want = getattr(builtin, name)(logits.double(), dim)
     if name == "softmax":
         assert in_ulps(got, want) <= 3
         assert in_ulps(got.sum(dim), torch.ones(200, dtype=torch.float64)) <= 8  # of float32 sums of 300
@@ -1186,30 +1197,33 @@ def test_softmax_is_as_exact_as_its_exponentials(name, offset, dim):
         assert ((got.double() - want).abs() / want.abs().clamp_min(math.log(300))).max() <= 1.5 * eps
 
 
+@every_way
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_of_half_types_are_rounded_once(name, dtype):
+def test_losses_of_half_types_are_rounded_once(name, dtype, way):
     """The mean over many elements is that of float64, rounded: nothing is added in half precision."""
     if name == "cross_entropy":
-        tensors = (normal(5_000, 10).to(dtype), some_labels(5_000, 10))
+        tensors = (normal(1_000, 10).to(dtype), some_labels(1_000, 10))
     else:
         tensors = (torch.sigmoid(normal(50_000)).to(dtype), torch.sigmoid(normal(50_000, seed=1)).to(dtype))
     want = getattr(builtin, name)(*[v.double() if v.is_floating_point() else v for v in tensors])
-    got = getattr(F, name)(*tensors)
+    got, *_ = outcome(getattr(F, name), tensors, None, way)
     # float32 inside errs by 1e-6, far from a tie of the half types
     assert got.dtype is dtype
     assert abs(got.double() - want) <= (torch.finfo(dtype).eps / 2 + 1e-6) * want
 
 
-def test_a_mean_of_squares_beyond_float16_is_finite():
+@every_way
+def test_a_mean_of_squares_beyond_float16_is_finite(way):
     """(300)² is beyond float16, its mean over four elements is not; torch has ∞."""
     a = torch.tensor([300.0, 0.0, 0.0, 0.0], dtype=torch.float16)
-    assert F.mse_loss(a, torch.zeros_like(a)).item() == 22496  # 22500, rounded to a multiple of 16
-    assert F.mse_loss(a, torch.zeros_like(a), reduction="sum") == INF
+    for reduction, loss in (("mean", 22496), ("sum", INF)):  # 22500, rounded to a multiple of 16
+        assert outcome(partial(F.mse_loss, reduction=reduction), (a, torch.zeros_like(a)), None, way)[0] == loss
 
 
-@pytest.mark.needs_compiler
-def test_a_sum_of_many_equal_losses_is_exact():
+@every_kernel
+def test_a_sum_of_many_equal_losses_is_exact(way):
     """Kernels add in double: 2^24 + 1 ones are one more than float32 can count."""
     count = 2**24 + 2
-    assert F.mse_loss(torch.ones(count), torch.zeros(count), reduction="sum").item() == count
+    y, *_ = outcome(partial(F.mse_loss, reduction="sum"), (torch.ones(count), torch.zeros(count)), None, way)
+    assert y == count
