@@ -242,7 +242,7 @@ def log_in_two(a):
 def pow_positive(a, y):
     # e^(y ln a), with what rounding took from the logarithm and from the product
     high, low = log_in_two(a)
-    logarithm = tl.where((a > 0.0) & (a < float("inf")), high + low, tl.log(a))
+    logarithm = tl.where((a > 0.0) & (a < float("inf")), high + low, tl.where(a == 0.0, -float("inf"), a))
     product = y * logarithm
     lost = tl.fma(y, logarithm, -1.0 * product) + y * (low - (logarithm - high))
     r = tl.exp(product)
