@@ -318,8 +318,9 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.formula.name)
 def test_formulas_agree_with_the_reference_over_three_steps(row, engine, device, dtype):
     generator = torch.Generator().manual_seed(0)
-    # How numbers and hypers come has nothing to do with the size of an item.
-    sizes = SIZES[::7] if engine.startswith("triton,") else SIZES
+    # How numbers and hypers come has nothing to do with the size of an item; and the interpreter takes its time.
+    is_some = engine.startswith("triton,") or ((engine, device) == ("triton", "cpu") and dtype is not torch.float32)
+    sizes = SIZES[DTYPES.index(dtype) :: 7] if is_some else SIZES
     columns = [
         [torch.tensor(float(n % 3), device=numbers_at(engine, device)) for n in sizes]
         if kind == "scalar"
@@ -567,7 +568,7 @@ def test_no_items_at_all(engine, device):
 
 @every_way_of_numbers
 def test_thousands_of_items_each_with_its_own_step(engine, device):
-    count = 500 if engine.startswith("triton") and device == "cpu" else 5000  # the interpreter takes 1 ms an item
+    count = 200 if engine.startswith("triton") and device == "cpu" else 5000  # the interpreter takes 1 ms an item
     formula = Formula(lambda p, g, t, lr: (p - lr * g / (t + 1), t + 1), ("array", "array", "scalar"), (0, 2), ("lr",))
     p, g = [torch.ones(k % 4) for k in range(count)], [torch.ones(k % 4) for k in range(count)]
     p, g = on(device, p, g)
