@@ -365,6 +365,36 @@ def test_a_graph_between_steps(name, table):
 
 
 @gpu
+@pytest.mark.parametrize("times", [1, 2])
+def test_whole_iterations_in_graphs(name, table, times):
+    """Gradients come from the graph's memory, other than before; two graphs, with one iteration or two in each."""
+    case, flags = table.Case(name, table.cases[name][0]), CAPTURABLE.get(name, dict(fused=True))
+    runs = [(params, case.ours(params, **flags)) for params in (on_cuda(table) for _ in range(2))]
+
+    def iterate(params, optimizer):
+        for _ in range(times):
+            optimizer.zero_grad(set_to_none=True)
+            sum((p.sin() * p).sum() for p in params).backward()
+            optimizer.step()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for run in runs:
+            iterate(*run)
+    torch.cuda.current_stream().wait_stream(side)
+    graphs = [torch.cuda.CUDAGraph() for _ in range(2)]
+    for graph in graphs:
+        with torch.cuda.graph(graph):
+            iterate(*runs[0])
+    for graph in [*graphs, *graphs]:
+        graph.replay()
+        iterate(*runs[1])
+    torch.cuda.synchronize()
+    assert_bits(table, *runs)
+
+
+@gpu
 @EACH_WITH_NUMBERS
 def test_a_step_on_the_host_is_not_captured(which, kwargs, table):
     """torch's words; nothing has changed, and the optimizer goes on."""

@@ -7,6 +7,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
+from typing import Any
 
 import torch
 from torch import Tensor, get_num_threads
@@ -62,6 +63,11 @@ class Kernel:
         )
         if failed:
             raise MemoryError("no memory for the table of a kernel")
+
+    @property
+    def fast(self) -> tuple[Any, Any]:
+        """For those who cannot afford `run_arrays`: the compiled function, and what packs its argument."""
+        return self.run_one, self.pack
 
     def run_arrays(
         self, device: torch.device, elements: int, addresses: Iterable[int], hypers: Iterable[float]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
 
 from .c_engine import CLaunch, kernel
-from .c_rows import row_kernel
+from .c_rows import ROW_MEMORY, row_kernel
+from .c_source import MEMORY
 from .launch import Launch
 from .trace import Formula
 from .triton_engine import TritonArrays, TritonLaunch
-from .triton_rows import triton_row_kernel
+from .triton_rows import TRITON_ROW_MEMORY, triton_row_kernel
+from .triton_source import TRITON_MEMORY
 
 
 class Engine(NamedTuple):
@@ -24,6 +26,8 @@ class Engine(NamedTuple):
         arrays: the kernel of a formula of arrays, for tensors that lie alike: what has `run_arrays`.
         rows: the kernel of a formula of rows: what has `prepare`.
         grain: how many elements of a long, plain run of memory one row should have.
+        dtypes: what it computes with.
+        row_dtypes: what columns of rows may also be.
     """
 
     name: str
@@ -31,8 +35,11 @@ class Engine(NamedTuple):
     arrays: Callable[[Formula, tuple[torch.dtype, ...]], Any]
     rows: Callable[[Formula, tuple[torch.dtype, ...], range], Any]
     grain: int
+    dtypes: Collection[torch.dtype]
+    row_dtypes: Collection[torch.dtype]
 
 
-C = Engine("c", CLaunch, kernel, row_kernel, 32768)  # what one thread does at least
-TRITON = Engine("triton", TritonLaunch, TritonArrays, triton_row_kernel, 4096)  # one block of a program
+# A row of a run is what one thread does at least; or one block of a program.
+C = Engine("c", CLaunch, kernel, row_kernel, 32768, MEMORY, ROW_MEMORY)
+TRITON = Engine("triton", TritonLaunch, TritonArrays, triton_row_kernel, 4096, TRITON_MEMORY, TRITON_ROW_MEMORY)
 COMPILED = {"cpu": C, "cuda": TRITON}  # by the type of the device

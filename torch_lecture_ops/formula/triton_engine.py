@@ -39,8 +39,8 @@ def functions(text: str) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": __name__}
     try:
         exec(compile(text, name, "exec", dont_inherit=True), namespace)
-    except ImportError as error:
-        raise EngineUnavailable(f"Triton cannot be imported: {error}") from error
+    except Exception as error:  # it may be missing, too old, or damaged
+        raise EngineUnavailable(f"Triton cannot be imported: {type(error).__name__}: {error}") from error
     return namespace
 
 
@@ -71,11 +71,8 @@ class Function:
                 run = self._built[what] = self._build(device, arguments, constants, num_warps)
         if isinstance(run, EngineUnavailable):
             raise EngineUnavailable(*run.args)
-        if device.type != "cuda" or device.index == torch.cuda.current_device():
+        with on(device):
             run(programs, *arguments, *constants)
-        else:
-            with on(device):
-                run(programs, *arguments, *constants)
 
     def _build(
         self, device: torch.device, arguments: Sequence[Any], constants: tuple[Any, ...], num_warps: int
@@ -90,11 +87,11 @@ class Function:
             kernel = self._function.warmup(
                 *arguments, *constants, grid=(1,), num_warps=num_warps, enable_fp_fusion=False
             )
-            launch, start = kernel.run, (kernel.function, kernel.packed_metadata, None, None, None)
         except Exception as error:  # whatever the compiler, its tools and its cache raise
             lines = str(error).strip().splitlines() or ["no message"]
             return EngineUnavailable(f"Triton cannot build a kernel: {type(error).__name__}: {lines[-1]}")
-        index = device.index
+        launch = kernel.run  # loads it: what a device says then is no matter of the engine
+        start, index = (kernel.function, kernel.packed_metadata, None, None, None), device.index
         # As torch's compiler launches them: Triton's own way, kernel[grid](...), takes several times as long.
         return lambda programs, *given: launch(programs, 1, 1, current_stream(index), *start, *given)
 
@@ -106,13 +103,17 @@ current_stream: Callable[[int], int] = getattr(
 
 
 def on(device: torch.device) -> Any:
-    """Where Triton builds and launches."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    """Where Triton builds and launches, and torch asks after streams: the current device."""
+    is_other = device.type == "cuda" and device.index != torch.cuda.current_device()
+    return torch.cuda.device(device) if is_other else nullcontext()
 
 
 def is_capturing(device: torch.device) -> bool:
     """Whether what is launched now is not run but becomes part of a graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with on(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def is_aligned(addresses: Iterable[int]) -> bool:
@@ -120,23 +121,20 @@ def is_aligned(addresses: Iterable[int]) -> bool:
     return not any(address % ALIGNMENT for address in addresses)
 
 
-def split_hypers(hypers: Sequence[Any]) -> tuple[OnDevice, list[Any]]:
-    """Which hypers lie on a device, and the arguments of a kernel: first the addresses of those, then the others."""
+def with_hypers(
+    integers: Sequence[int], hypers: Sequence[Any], numbers: Sequence[float] = ()
+) -> tuple[OnDevice, list[Any]]:
+    """Which hypers lie on a device, and the arguments as `TritonWriter.signature` has them: integers first."""
     on_device: list[tuple[int, torch.dtype]] = []
-    addresses: list[Any] = []
-    numbers: list[Any] = []
+    addresses: list[int] = []
+    others: list[float] = []
     for number, hyper in enumerate(hypers):
-        if isinstance(hyper, Tensor) and not hyper.is_cpu and hyper.dtype in TRITON_MEMORY:
+        if isinstance(hyper, Tensor) and not hyper.is_cpu:
             on_device.append((number, hyper.dtype))
             addresses.append(hyper.data_ptr())
         else:
-            numbers.append(float(hyper))
-    return tuple(on_device), addresses + numbers
-
-
-def in_order(integers: list[int], hypers: list[Any], addresses: int, numbers: Sequence[float] = ()) -> list[Any]:
-    """The arguments of a kernel as `TritonWriter.signature` has them: integers first."""
-    return [*integers, *hypers[:addresses], *numbers, *hypers[addresses:]]
+            others.append(float(hyper))
+    return tuple(on_device), [*integers, *addresses, *numbers, *others]
 
 
 class TritonKernel:
@@ -153,7 +151,8 @@ class TritonKernel:
     ) -> None:
         found = functions(TritonWriter(trace(formula), dtypes, on_host, dict(on_device)).source())
         self.run = Function(found["run"])
-        self.run_one = Function(found["run_one"]) if "run_one" in found else None
+        if "run_one" in found:  # of arrays alone
+            self.run_one = Function(found["run_one"])
 
 
 def triton_kernel(
@@ -166,9 +165,11 @@ def triton_kernel(
 class TritonArrays:
     """A formula of arrays alone, for tensors that lie alike in memory."""
 
+    fast = None  # see `Kernel`
+
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         self._formula, self._dtypes = formula, dtypes
-        self._function = triton_kernel(formula, dtypes).run_one
+        self._kernel = triton_kernel(formula, dtypes)
 
     def run_arrays(
         self, device: torch.device, elements: int, addresses: Iterable[int], hypers: Sequence[Any]
@@ -177,13 +178,9 @@ class TritonArrays:
         if not elements:
             return
         addresses = list(addresses)
-        arguments, function = [elements, *addresses], self._function
-        if hypers:
-            on_device, given = split_hypers(hypers)
-            arguments = in_order(arguments, given, len(on_device))
-            function = triton_kernel(self._formula, self._dtypes, (), on_device).run_one if on_device else function
-        assert function is not None
-        function(device, -(-elements // BLOCK), arguments, (BLOCK, is_aligned(addresses)))
+        on_device, arguments = with_hypers([elements, *addresses], hypers)
+        kernel = triton_kernel(self._formula, self._dtypes, (), on_device) if on_device else self._kernel
+        kernel.run_one(device, -(-elements // BLOCK), arguments, (BLOCK, is_aligned(addresses)))
 
 
 class TritonLaunch(Launch):
@@ -198,6 +195,8 @@ class TritonLaunch(Launch):
     def __init__(self, formula: Formula, fresh: Sequence[int] = ()) -> None:
         super().__init__(formula, fresh)
         self._laid_out: Any = None  # what the work was divided for
+        self._works: dict[tuple[int, ...], _Work] = {}  # by items
+        self._content, self._is_aligned = b"", False
 
     def supports(self, tensor: Tensor) -> bool:
         return (
@@ -220,12 +219,18 @@ class TritonLaunch(Launch):
         self._on_host = tuple(on_host)
         self._program = trace(self._formula) if on_host else None
         if (self.numels, self.device) != self._laid_out:
-            self._works: dict[tuple[int, ...], _Work] = {}
+            self._works = {}
             self._laid_out = self.numels, self.device
         triton_kernel(self._formula, self.dtypes, self._on_host)  # says at once if there is no Triton
 
     def run(self, columns: Sequence[list[Tensor]], table: array[int], hypers: Sequence[Any]) -> None:
-        hypers = [h.to(self.device) if isinstance(h, Tensor) and not h.is_cpu else h for h in hypers]
+        hypers = [self._readable(hyper) for hyper in hypers]
+        content = table.tobytes()
+        if content != self._content:
+            count = len(self.numels)
+            arrays = (k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array")
+            self._is_aligned = all(is_aligned(table[k * count : (k + 1) * count]) for k in arrays)
+            self._content = content
         everything = tuple(range(len(self.numels)))
         if not self._on_host:
             self._launch(everything, table, hypers, ())
@@ -248,6 +253,12 @@ class TritonLaunch(Launch):
             self._launch(items, table, hypers, numbers)
             self._advance(columns, items, numbers, hypers)
 
+    def _readable(self, hyper: Any) -> Any:
+        """A hyper as a kernel reads it: one on a device as a float on this one."""
+        if not isinstance(hyper, Tensor) or hyper.is_cpu:
+            return hyper
+        return hyper.to(self.device, hyper.dtype if hyper.dtype in TRITON_MEMORY else torch.float64).resolve_neg()
+
     def _advance(
         self, columns: Sequence[list[Tensor]], items: tuple[int, ...], scalars: Sequence[float], hypers: Sequence[Any]
     ) -> None:
@@ -262,84 +273,84 @@ class TritonLaunch(Launch):
         self, items: tuple[int, ...], table: array[int], hypers: Sequence[Any], scalars: Sequence[float]
     ) -> None:
         """Run over these items, whose numbers on the host, if there are any, are `scalars`."""
-        on_device, given = split_hypers(hypers)
-        kernel = triton_kernel(self._formula, self.dtypes, self._on_host, on_device)
         work = self._works.get(items)
         if work is None:
-            arrays = [k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array"]
-            work = self._works[items] = _Work([self.numels[item] for item in items], arrays, self.device)
+            work = self._works[items] = _Work([self.numels[item] for item in items], self.device, not self._on_host)
         count = len(self.numels)
-        work.upload(table if len(items) == count else array("Q", _of_items(table, items, count)))
-        arguments = in_order(work.arguments, given, len(on_device), scalars)
-        kernel.run(self.device, work.programs, arguments, (CHUNK, BLOCK, work.is_aligned))
+        own = table if len(items) == count else array("Q", _of_items(table, items, count))
+        on_device, arguments = with_hypers(work.upload(own), hypers, scalars)
+        kernel = triton_kernel(self._formula, self.dtypes, self._on_host, on_device)
+        kernel.run(self.device, work.programs, arguments, (CHUNK, BLOCK, self._is_aligned))
 
 
 def _of_items(table: array[int], items: tuple[int, ...], count: int) -> Iterator[int]:
     return (table[start + item] for start in range(0, len(table), count) for item in items)
 
 
-# What captured graphs read at each replay. Nobody tells when a graph is gone, so this stays: a few KB a capture.
-_READ_BY_GRAPHS: list[Tensor] = []
+RUN_BEFORE = "a kernel cannot be prepared while a CUDA graph is captured; run the same once before"
+
+# What captured graphs read at each replay. Nobody tells when a graph is gone, so this stays: a few KB an optimizer.
+_READ_BY_GRAPHS: dict[int, Tensor] = {}
 
 
 class _Work:
-    """What the programs of a launch look up on the device: who does what, and where the columns lie.
+    """What the programs of a launch look up on the device: who does what, and where the columns lie."""
 
-    Arguments:
-        numels: how many elements the items have.
-        arrays: the columns whose elements these are.
-        device: where they lie.
-    """
+    SPARES = 4  # tables that captures between two eager launches may need
 
-    def __init__(self, numels: list[int], arrays: Sequence[int], device: torch.device) -> None:
+    def __init__(self, numels: list[int], device: torch.device, may_be_captured: bool) -> None:
         if is_capturing(device):
             raise RuntimeError(RUN_BEFORE)
-        self._device, self._arrays, self._items = device, arrays, len(numels)
+        self._device, self._items = device, len(numels)
         starts = [range(0, max(numel, 1), CHUNK) for numel in numels]  # an empty item has a program: for its numbers
         item_of = chain.from_iterable([item] * len(chunks) for item, chunks in enumerate(starts))
         self.programs = sum(map(len, starts))
         self._chunks = uploaded(array("q", [*item_of, *chain.from_iterable(starts), *numels]), device)
         self._done = torch.zeros(len(numels), dtype=torch.int32, device=device)
-        self._table: Tensor
-        self._stream: int | None = None  # which sent the table
-        self._content: bytes | None = None
-        self._spare: Tensor | None = None  # memory for a capture, during which there is none to be had
-        self.is_aligned = False
+        self._sent: tuple[int, bytes, Tensor] | None = None  # the stream that sent a table, what, and where it is
+        # During a capture there is no memory to be had: tables on the host and on the device, allocated before.
+        self._spares: list[tuple[Tensor, Tensor]] = []
+        self._spares_wanted = self.SPARES if may_be_captured and device.type == "cuda" else 0
+        self._captured: dict[bytes, tuple[Tensor, Tensor]] = {}
 
-    @property
-    def arguments(self) -> list[int]:
-        """The first ones of the kernel."""
-        tables = (self._chunks, self._table, self._done)
+    def upload(self, table: array[int]) -> list[int]:
+        """Send the addresses of the columns to the device, unless they are there; the first arguments of a kernel."""
+        content = table.tobytes()
+        place = self._for_graph if is_capturing(self._device) else self._for_stream
+        tables = (self._chunks, place(table, content), self._done)
         return [*map(Tensor.data_ptr, tables), self.programs, self._items]
 
-    def upload(self, table: array[int]) -> None:
-        """Send the addresses of the columns to the device, unless they are there."""
-        stream, content = current_stream(self._device.index) if self._device.type == "cuda" else 0, table.tobytes()
-        if is_capturing(self._device):
-            if content != self._content:
-                self._send_by_graph(table)
-            _READ_BY_GRAPHS.extend((self._table, self._chunks, self._done))
-        elif (stream, content) != (self._stream, self._content):  # another stream would have to wait for this one
-            self._table = uploaded(table, self._device)
-            self._stream, self._content = stream, content
-            if self._spare is None and self._device.type == "cuda":
-                self._spare = torch.empty(len(table), dtype=torch.int64, device="cpu", pin_memory=True)
+    def _for_stream(self, table: array[int], content: bytes) -> Tensor:
+        stream = current_stream(self._device.index) if self._device.type == "cuda" else 0
+        if self._sent is None or self._sent[:2] != (stream, content):  # what another sent, it would have to wait for
+            self._sent = stream, content, uploaded(table, self._device)
+            if self._device.type == "cuda":
+                for tensor in (self._chunks, self._done):  # not to be used anew before this stream is done with it
+                    tensor.record_stream(torch.cuda.current_stream(self._device))
+        while len(self._spares) < self._spares_wanted:
+            host = torch.empty(len(table), dtype=torch.int64, device="cpu", pin_memory=True)
+            self._spares.append((host, torch.empty_like(host, device=self._device)))
+        return self._sent[2]
+
+    def _for_graph(self, table: array[int], content: bytes) -> Tensor:
+        """The table that is there if it is the same; else one that the graph sends itself at each replay."""
+        if self._sent is not None and self._sent[1] == content:
+            on_device = self._sent[2]
         else:
-            return
-        columns = (table[k * self._items : (k + 1) * self._items] for k in self._arrays)
-        self.is_aligned = all(map(is_aligned, columns))
-
-    def _send_by_graph(self, table: array[int]) -> None:
-        """Have the graph send it at each replay, from memory of the host that stays as it is."""
-        if self._spare is None:
-            raise RuntimeError(RUN_BEFORE)
-        host, self._spare = self._spare.copy_(torch.frombuffer(table, dtype=torch.int64)), None
-        self._table = host.to(self._device, non_blocking=True)
-        self._stream = self._content = None  # it is there once the graph has run
-        _READ_BY_GRAPHS.append(host)
-
-
-RUN_BEFORE = "a kernel cannot be prepared while a CUDA graph is captured; run the same once before"
+            if content not in self._captured:
+                if not self._spares:
+                    raise RuntimeError(
+                        f"more than {self.SPARES} captures with other gradients since the last step outside of a "
+                        "CUDA graph; take one step between"
+                    )
+                self._captured[content] = self._spares.pop()
+                self._captured[content][0].copy_(torch.frombuffer(table, dtype=torch.int64))
+            host, on_device = self._captured[content]
+            on_device.copy_(host, non_blocking=True)
+            _READ_BY_GRAPHS[id(host)] = host
+        for tensor in (on_device, self._chunks, self._done):
+            _READ_BY_GRAPHS[id(tensor)] = tensor
+        return on_device
 
 
 def uploaded(numbers: array[int], device: torch.device) -> Tensor:

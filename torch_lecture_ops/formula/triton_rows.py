@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .engine import built_once
 from .trace import LEAVES, Formula, Node, trace
-from .triton_engine import ALIGNMENT, BLOCK, WARPS, Function, OnDevice, functions, in_order, is_aligned, split_hypers
+from .triton_engine import ALIGNMENT, BLOCK, WARPS, Function, OnDevice, functions, is_aligned, with_hypers
 from .triton_source import HEAD, TRITON_MEMORY, TritonWriter, indented
 from .writer import Loops
 
@@ -20,8 +20,9 @@ TRITON_ROW_MEMORY = TRITON_MEMORY | {torch.int64: "tl.int64", torch.uint8: "tl.u
 WIDEST = 4 * BLOCK  # elements of a row that a program has in its registers
 
 # Row i of column k begins tk elements after row i - 1, and the first one fk bytes after the address ak; the last row
-# may be shorter. Sums of numbers over all rows are left in `totals`, program by program. That an integer is a multiple
-# of 16, so that vectors can be loaded, the compiler learns from // 16 * 16: it forgets tl.multiple_of of an argument.
+# may be shorter. Sums of numbers over all rows are left in `totals`, program by program. ALIGNED elements can be loaded
+# at once (0: one). That an integer is a multiple of it the compiler learns from a division: it forgets tl.multiple_of
+# of an argument.
 _ROWS = """
 {decorator}
 def run({parameters}ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
@@ -31,7 +32,7 @@ def run({parameters}ROWS: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constex
 {bases}
     n = tl.where(i == rows - 1, last, length)
     if ALIGNED:
-        n = n // 16 * 16
+        n = n // ALIGNED * ALIGNED
 {aligned}
 {pointers}
 {lines}
@@ -45,7 +46,9 @@ class TritonRowKernel:
         self._what = formula, dtypes, interleaved
         self._totals = sum(kind == "total" for kind in formula.outputs)
         bases = (column for column in range(len(dtypes)) if column not in interleaved[1:])
-        self._arrays = [place for place, column in enumerate(bases) if formula.kind(column) == "array"]
+        arrays = [(place, dtypes[column]) for place, column in enumerate(bases) if formula.kind(column) == "array"]
+        self._arrays = [place for place, _ in arrays]
+        self._vector = ALIGNMENT // min((dtype.itemsize for _, dtype in arrays), default=1)
         built_once(_function, *self._what, True, ())  # says at once if there is no Triton
 
     def prepare(
@@ -56,7 +59,9 @@ class TritonRowKernel:
         block = min(max(1 << (length - 1).bit_length(), ALIGNMENT), WIDEST)
         tile = max(1, BLOCK // block), block
         steps = list(steps)
-        aligned = is_aligned((length, last, *chain.from_iterable(steps[place] for place in self._arrays)))
+        strides, firsts = zip(*(steps[place] for place in self._arrays), strict=True) if self._arrays else ((), ())
+        are_multiples = not any(size % self._vector for size in (length, last, *strides))
+        aligned = self._vector if are_multiples and is_aligned(firsts) else 0
         return partial(self._call, device, shape, tile, [*chain.from_iterable(steps)], aligned)
 
     def _call(
@@ -65,27 +70,26 @@ class TritonRowKernel:
         shape: tuple[int, int, int],
         tile: tuple[int, int],
         steps: list[int],
-        aligned: bool,
+        aligned: int,
         addresses: Iterable[int],
         hypers: Sequence[Any],
     ) -> Sequence[Tensor]:
         rows, block = tile
         programs = -(-shape[0] // rows)
-        partial_sums = torch.empty(programs, self._totals, dtype=torch.float64, device=device)
+        sums = torch.empty(programs, self._totals, dtype=torch.float64, device=device) if self._totals else None
         if programs:
             addresses = list(addresses)
-            on_device, arguments = split_hypers(hypers)
-            integers = [partial_sums.data_ptr(), *shape, *addresses, *steps]
+            own = aligned if aligned and is_aligned(addresses[place] for place in self._arrays) else 0
+            integers = [0 if sums is None else sums.data_ptr(), *shape, *addresses, *steps]
+            on_device, arguments = with_hypers(integers, hypers)
             built_once(_function, *self._what, shape[1] <= block, on_device)(
                 device,
                 programs,
-                in_order(integers, arguments, len(on_device)),
-                (rows, block, aligned and is_aligned(addresses[place] for place in self._arrays)),
+                arguments,
+                (rows, block, own),
                 num_warps=rows * block * WARPS // BLOCK,
             )
-        if not self._totals:
-            return ()
-        return (partial_sums[0] if programs == 1 else partial_sums.sum(0)).unbind()
+        return () if sums is None else (sums[0] if programs == 1 else sums.sum(0)).unbind()
 
 
 def _function(
@@ -128,7 +132,7 @@ class TritonRowWriter(TritonWriter):
         aligned = []
         for column in self.arrays_in_memory():
             aligned.append(f"    c{column} = tl.multiple_of(c{column}, 16)")
-            aligned.append(f"    t{column} = t{column} // 16 * 16")
+            aligned.append(f"    t{column} = t{column} // ALIGNED * ALIGNED")
         lines = self.hypers()
         for column in self.scalars():
             lines.append(f"s{column} = tl.load(c{column}, mask=is_row, other=0).to(tl.float64)")

@@ -55,18 +55,19 @@ def span({columns}{uniforms}start, end, BLOCK: tl.constexpr):
 
 # A program takes CHUNK elements of one item. The table `chunks` has for each program its item and where it starts, and
 # then for each item how many elements it has; column k of item i begins at addresses[k * items + i]. An item's numbers
-# are read by all of its programs: the last one to have read them, which `done` tells, writes the new ones.
+# are read by all of its programs: the last one to have read them, which `done` tells, writes the new ones. All threads
+# of a program have read before the barrier, and one counts it after.
 _ITEMS = """
 {decorator}
 def run({parameters}CHUNK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
-    own = chunks.to(tl.pointer_type(tl.int64)) + tl.program_id(0)
-    item = tl.load(own)
-    start = tl.multiple_of(tl.load(own + programs), CHUNK)
-    size = tl.load(own - tl.program_id(0) + 2 * programs + item)
+    table = chunks.to(tl.pointer_type(tl.int64))
+    item = tl.load(table + tl.program_id(0))
+    start = tl.multiple_of(tl.load(table + programs + tl.program_id(0)), CHUNK)
+    size = tl.load(table + 2 * programs + item)
     column = addresses.to(tl.pointer_type(tl.int64)) + item
 {loads}
     if ALIGNED:
-        pass
+        pass  # a formula may touch no array
 {aligned}
 {lines}
     span({columns}{uniforms}start, tl.minimum(start + CHUNK, size), BLOCK)
@@ -86,7 +87,7 @@ _ONE = """
 def run_one({parameters}BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
 {loads}
     if ALIGNED:
-        pass
+        pass  # a formula may touch no array
 {aligned}
 {lines}
     start = tl.program_id(0).to(tl.int64) * BLOCK

@@ -12,7 +12,7 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
-from ..formula import COMPILED, MEMORY, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
+from ..formula import COMPILED, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
 from .operation import (
     STRIDED,
     apply_of,
@@ -285,15 +285,15 @@ class _Evaluator:
         return y
 
     def _build(self, device: str, dtype: torch.dtype) -> Any:
-        if device not in COMPILED or dtype not in MEMORY:
+        if device not in COMPILED or dtype not in COMPILED[device].dtypes:
             return None
         try:
             kernel = COMPILED[device].arrays(self._formula, (dtype,) * (len(self._formula.columns) + 1))
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
             return None
-        if device == "cpu" and hasattr(kernel, "pack"):
-            self._fast[dtype] = kernel.run_one, kernel.pack
+        if kernel.fast:
+            self._fast[dtype] = kernel.fast
         return kernel
 
     def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:

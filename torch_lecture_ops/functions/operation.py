@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 
-from ..formula import COMPILED, PLAIN, ROW_MEMORY, Alike, EngineUnavailable, Formula, note_fallback, operand
+from ..formula import COMPILED, PLAIN, Alike, EngineUnavailable, Formula, note_fallback, operand
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 is_compiling = torch.compiler.is_compiling
@@ -267,7 +267,7 @@ class RowFormula:
         return seen if seen is not None and seen.key == key and seen.alike(watched) else None
 
     def _build(self, device: str, dtypes: list[torch.dtype], interleaved: range) -> Any:
-        if device not in COMPILED or not ROW_MEMORY.keys() >= set(dtypes):
+        if device not in COMPILED or not all(dtype in COMPILED[device].row_dtypes for dtype in dtypes):
             return None
         key = (device, *dtypes, interleaved)
         if interleaved:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import COMPILED, MEMORY, PLAIN, Formula, row_sum, trace
+from ..formula import COMPILED, PLAIN, Formula, row_sum, trace
 from .elementwise import numbers_of, tensors_of
 from .operation import Column, Number, Operation, RowFormula, Total, as_number, lying_as, upcast
 
@@ -302,7 +302,7 @@ class _Layout:
 def _layout(tensors: Sequence[Tensor]) -> _Layout | None:
     """How these tensors can be taken by a kernel, or None."""
     dtype, device = tensors[0].dtype, tensors[0].device
-    if dtype not in MEMORY or device.type not in COMPILED:
+    if device.type not in COMPILED or dtype not in COMPILED[device.type].dtypes:
         return None
     if any(t.dtype is not dtype or t.device != device or type(t) not in PLAIN for t in tensors):
         return None
