@@ -21,7 +21,7 @@ from .c_engine import GRAIN, threads_for
 from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
 from .trace import LEAVES, Formula, Node, trace
-from .writer import Loops
+from .writer import Loops, at, bases
 
 # A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
 ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
@@ -128,7 +128,7 @@ class _RowWriter(CWriter):
         super().__init__(trace(formula), dtypes)
         self.interleaved = interleaved
         self.totals = sum(kind == "total" for kind in formula.outputs)
-        self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
+        self.bases = bases(len(dtypes), interleaved)
         self.loops = Loops(self.program)
         self.kept: dict[int, str] = {}  # where lines are that one loop stores and a later one loads
 
@@ -200,18 +200,8 @@ class _RowWriter(CWriter):
 
     def _lines(self, roots: Sequence[int], loop: int) -> list[str]:
         """What this loop computes for the roots, in the order of the program."""
-        needed: set[int] = set()
-        stack = list(roots)
-        while stack:
-            number = stack.pop()
-            node = self.nodes[number]
-            if number in needed or node.uniform:
-                continue
-            needed.add(number)
-            if node.operation not in LEAVES and node.operation != "place" and not self._is_kept(number, loop):
-                stack.extend(node.operands)
         lines = []
-        for number in sorted(needed):
+        for number in self.loops.needed(roots, lambda line: self._is_kept(line, loop)):
             node, kept = self.nodes[number], self._is_kept(number, loop)
             value = self.kept[number] if kept else self.elementwise(node)
             lines.append(f"const {self._c_type(node)} n{number} = {value};")
@@ -257,10 +247,8 @@ class _RowWriter(CWriter):
         return "j" if node.operation == "place" else super().elementwise(node)
 
     def _at(self, column: int, index: str) -> str:
-        if column not in self.interleaved:
-            return super()._at(column, index)
-        step, offset = len(self.interleaved), column - self.interleaved[0]
-        return f"c{self.interleaved[0]}[{index} * {step} + {offset}]"
+        base, index = at(column, index, self.interleaved)
+        return f"c{base}[{index}]"
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

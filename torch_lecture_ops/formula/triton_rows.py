@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .engine import built_once
-from .trace import LEAVES, Formula, Node, trace
+from .trace import Formula, Node, trace
 from .triton_engine import ALIGNMENT, BLOCK, WARPS, Function, OnDevice, functions, is_aligned, with_hypers
 from .triton_source import HEAD, TRITON_MEMORY, TritonWriter, indented
-from .writer import Loops
+from .writer import Loops, at, bases
 
 TRITON_ROW_MEMORY = TRITON_MEMORY | {torch.int64: "tl.int64", torch.uint8: "tl.uint8"}
 WIDEST = 4 * BLOCK  # elements of a row that a program has in its registers
@@ -45,8 +45,8 @@ class TritonRowKernel:
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
         self._what = formula, dtypes, interleaved
         self._totals = sum(kind == "total" for kind in formula.outputs)
-        bases = (column for column in range(len(dtypes)) if column not in interleaved[1:])
-        arrays = [(place, dtypes[column]) for place, column in enumerate(bases) if formula.kind(column) == "array"]
+        places = enumerate(bases(len(dtypes), interleaved))
+        arrays = [(place, dtypes[column]) for place, column in places if formula.kind(column) == "array"]
         self._arrays = [place for place, _ in arrays]
         self._vector = ALIGNMENT // min((dtype.itemsize for _, dtype in arrays), default=1)
         built_once(_function, *self._what, True, ())  # says at once if there is no Triton
@@ -123,7 +123,7 @@ class TritonRowWriter(TritonWriter):
     ) -> None:
         super().__init__(trace(formula), dtypes, (), on_device)
         self.interleaved, self.whole, self.loops = interleaved, whole, Loops(self.program)
-        self.bases = [column for column in range(len(dtypes)) if column not in interleaved[1:]]
+        self.bases = bases(len(dtypes), interleaved)
 
     def source(self) -> str:
         steps = chain.from_iterable((f"t{column}", f"f{column}") for column in self.bases)
@@ -164,7 +164,7 @@ class TritonRowWriter(TritonWriter):
         if not roots:
             return []
         seen = len(self.table)
-        body = [f"n{line} = {self.elementwise(self.nodes[line])}" for line in self._needed(roots)]
+        body = [f"n{line} = {self.elementwise(self.nodes[line])}" for line in self.loops.needed(roots)]
         before, after = [], []
         for line in reductions:
             x = self.operand(self.nodes[line].operands[0])
@@ -189,18 +189,6 @@ class TritonRowWriter(TritonWriter):
             body = ["for k in range(0, length, BLOCK):", *indented(["j = k + lane", *body]).splitlines()]
         return [*uniforms, *before, *body, *after]
 
-    def _needed(self, roots: Collection[int]) -> list[int]:
-        """The lines that a loop computes for these, in the order of the program; all anew."""
-        needed: set[int] = set()
-        stack = list(roots)
-        while stack:
-            line = stack.pop()
-            node = self.nodes[line]
-            if line not in needed and not node.uniform:
-                needed.add(line)
-                stack.extend(() if node.operation in (*LEAVES, "place") else node.operands)
-        return sorted(needed)
-
     def uniform(self, node: Node) -> str:
         if node.operation != "entry":
             return super().uniform(node)
@@ -216,10 +204,8 @@ class TritonRowWriter(TritonWriter):
         return f"tl.load({self.pointers(column)}, mask=mask, other=0).to({self.real})"
 
     def pointers(self, column: int, index: str = "j") -> str:
-        if column not in self.interleaved:
-            return f"c{column} + {index}"
-        step, offset = len(self.interleaved), column - self.interleaved[0]
-        return f"c{self.interleaved[0]} + {index} * {step} + {offset}"
+        base, index = at(column, index, self.interleaved)
+        return f"c{base} + {index}"
 
     def store(self, column: int, value: str) -> list[str]:
         return [f"tl.store({self.pointers(column)}, ({value}).to({self.memory[self.dtypes[column]]}), mask=mask)"]

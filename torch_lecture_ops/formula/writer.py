@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -142,9 +143,34 @@ class Loops:
             if formula.kind(column) == "array" and self.stored_in(column, line) == loop
         ]
 
+    def needed(self, roots: Iterable[int], is_there: Callable[[int], bool] = lambda line: False) -> list[int]:
+        """The lines of each element that a loop computes for these, in order; `is_there` tells what need not be."""
+        needed: set[int] = set()
+        stack = list(roots)
+        while stack:
+            line = stack.pop()
+            node = self._nodes[line]
+            if line not in needed and not node.uniform:
+                needed.add(line)
+                is_leaf = node.operation in LEAVES or node.operation == "place" or is_there(line)
+                stack.extend(() if is_leaf else node.operands)
+        return sorted(needed)
+
     def stored_in(self, column: int, line: int) -> int:
         """The loop that stores a result: at once, or last if it overwrites what loops between may still read."""
         return self.last if column < len(self._program.formula.columns) else self.available[line]
+
+
+def bases(count: int, interleaved: range) -> list[int]:
+    """Those of so many columns that have a memory of their own: of interleaved ones, a, b, a, b, ..., the first."""
+    return [column for column in range(count) if column not in interleaved[1:]]
+
+
+def at(column: int, index: str, interleaved: range) -> tuple[int, str]:
+    """In the memory of which column an element lies, and at which index there."""
+    if column not in interleaved:
+        return column, index
+    return interleaved[0], f"{index} * {len(interleaved)} + {column - interleaved[0]}"
 
 
 def is_comparison(node: Node) -> bool:
