@@ -26,13 +26,13 @@ from itertools import cycle
 from tempfile import TemporaryDirectory
 
 import torch
+from arguments import names_of, whole_number
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from side_by_side import (
     LEAST_ROUNDS,
     Spread,
     Verdict,
-    names_of,
     order_of_round,
     parse_common_options,
     parser_with_common_options,
@@ -41,7 +41,6 @@ from side_by_side import (
     run,
     show_seconds,
     spread,
-    whole_number,
 )
 from torch import Tensor, nn
 

@@ -35,6 +35,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from arguments import fail, names_of, whole_number
 from side_by_side import (
     DTYPES,
     Copy,
@@ -42,10 +43,8 @@ from side_by_side import (
     Verdict,
     add_graph,
     contender,
-    fail,
     gigabytes_per_second,
     measure,
-    names_of,
     parse_common_options,
     parser_with_common_options,
     ratio,
@@ -54,7 +53,6 @@ from side_by_side import (
     show_ratio,
     show_seconds,
     spread,
-    whole_number,
 )
 from torch.nn import Parameter
 from torch.optim import Optimizer

@@ -25,6 +25,7 @@ from math import prod
 from typing import Any
 
 import torch
+from arguments import names_of
 from side_by_side import (
     DTYPES,
     Copy,
@@ -34,7 +35,6 @@ from side_by_side import (
     contender,
     gigabytes_per_second,
     measure,
-    names_of,
     parse_common_options,
     parser_with_common_options,
     ratio,

@@ -1,4 +1,4 @@
-"""Times contenders side by side in one process, and what the speed scripts share: command line, table, JSON.
+"""Times contenders side by side in one process, and what the speed scripts share: options, table, JSON.
 
 How times are taken: a round gives every contender one batch of calls. Within a batch the first call is not timed: it
 brings the contender's memory into the caches and wakes the threads, whoever ran before. The order moves on by one
@@ -38,9 +38,10 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
+from arguments import OneLineParser, fail, name_of, positive
 
 BATCH_SECONDS = 0.01  # far above the clock's resolution, far below the time in which a machine changes its mood
 LEAST_ROUNDS = 5
@@ -341,22 +342,14 @@ def write_json(path: Path, contents: dict[str, Any], program: str) -> None:
 # ---------------------------------------------------------------- command line
 
 
-def fail(program: str, message: str, status: int) -> NoReturn:
-    print(f"{program}: {message}", file=sys.stderr)
-    raise SystemExit(status)
+class SpeedParser(OneLineParser):
+    """With the devices that the script has floors for."""
+
+    floors_on: Sequence[str]
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong without repeating the usage."""
-
-    floors_on: Sequence[str]  # devices
-
-    def error(self, message: str) -> NoReturn:
-        fail(self.prog, message, status=2)
-
-
-def parser_with_common_options(program: str, description: str, floors_on: Sequence[str] = ("cpu",)) -> OneLineParser:
-    parser = OneLineParser(program, description=description, allow_abbrev=False)
+def parser_with_common_options(program: str, description: str, floors_on: Sequence[str] = ("cpu",)) -> SpeedParser:
+    parser = SpeedParser(program, description=description, allow_abbrev=False)
     parser.floors_on = floors_on
     where = " and ".join(map(str.upper, floors_on))
     add = parser.add_argument
@@ -369,13 +362,13 @@ def parser_with_common_options(program: str, description: str, floors_on: Sequen
     return parser
 
 
-def add_graph(parser: OneLineParser) -> None:
+def add_graph(parser: SpeedParser) -> None:
     """The option of the scripts whose calls can be captured."""
     text = "with --device cuda: time replays of CUDA graphs, so the device alone, not Python's launches as well"
     parser.add_argument("--graph", action="store_true", help=text)
 
 
-def parse_common_options(parser: OneLineParser, argv: list[str] | None) -> argparse.Namespace:
+def parse_common_options(parser: SpeedParser, argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.graph and options.device != "cuda":
         parser.error("--graph: CUDA graphs go with --device cuda")
@@ -391,37 +384,6 @@ def results_file(program: str, options: argparse.Namespace, mode: str = "") -> P
     device = "" if options.device == "cpu" else options.device
     parts = [Path(program).stem, mode, device, "graph" if options.graph else ""]
     return options.json or Path("runs", "_".join(filter(None, parts)) + ".json")
-
-
-def names_of(valid: Iterable[str]) -> Callable[[str], list[str]]:
-    """Parser of a comma-separated list of `valid` names."""
-    parse_one = name_of(valid)
-    return lambda text: list(dict.fromkeys(map(parse_one, text.split(","))))
-
-
-def name_of(valid: Iterable[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in valid:
-            raise argparse.ArgumentTypeError(f"unknown {text!r}, choose from {', '.join(valid)}")
-        return text.lower()
-
-    return parse
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
-
-
-def whole_number(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def check_writable(path: Path, program: str) -> None:

@@ -22,6 +22,7 @@ from functools import partial
 from statistics import median
 
 import torch
+from arguments import names_of, whole_number
 from optimizer_step import CASES, TORCH_PATHS, our_optimizer, torch_optimizer
 from side_by_side import (
     DTYPES,
@@ -30,7 +31,6 @@ from side_by_side import (
     add_graph,
     contender,
     measure,
-    names_of,
     parse_common_options,
     parser_with_common_options,
     ratio,
@@ -38,7 +38,6 @@ from side_by_side import (
     run,
     show_ratio,
     spread,
-    whole_number,
 )
 from torch import nn
 
