@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import itertools
 import json
 import math
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -26,30 +24,27 @@ ROOT = Path(__file__).parents[2]
 FULL_MNIST = ROOT.parent / "shared" / "data"
 
 
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-mnist = load_script("mnist")
+with pytest.MonkeyPatch.context() as patch:  # the scripts find their modules beside themselves
+    patch.syspath_prepend(ROOT / "benchmarks")
+    import make_mnist_subset
+    from suite import choices, command_line, data, training
+    from suite.setting import Setting
 
 
 @pytest.fixture
 def few_digits(monkeypatch):
     """The subset's first 256 training and 64 test images in place of all."""
-    digits = mnist.load_subset()
-    few = mnist.Digits(*(part[:n] for part, n in zip(vars(digits).values(), (256, 256, 64, 64), strict=True)))
-    monkeypatch.setattr(mnist, "load_subset", lambda: few)
+    digits = data.load_subset()
+    sizes = dict(train_images=256, train_labels=256, test_images=64, test_labels=64)
+    few = data.Digits(**{part: getattr(digits, part)[:size] for part, size in sizes.items()})
+    monkeypatch.setattr(data, "load_subset", lambda: few)
     return few
 
 
 def complaint(capsys, *argv: str) -> tuple[int, str]:
     """Exit status and the one line on stderr."""
     with pytest.raises(SystemExit) as exit:
-        mnist.main(list(argv))
+        command_line.main(list(argv))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -67,7 +62,7 @@ def complaint(capsys, *argv: str) -> tuple[int, str]:
         (["--optimizer", "sgd,"], ["''", "sgd", "rmsprop", "adam"]),
         (["--activation", "relu,gelo"], ["'gelo'", "relu", "sigmoid", "tanh", "silu"]),
         (["--init", "he"], ["'he'", "he_uniform", "he_normal", "glorot_uniform", "glorot_normal"]),
-        (["--dataset", "fashion"], ["'fashion'", "subset", "mnist"]),
+        (["--dataset", "cifar"], ["'cifar'", "subset", "mnist"]),
         (["--epochs", "-1"], ["'-1'", "at least 1"]),
         (["--epochs", "0"], ["'0'", "at least 1"]),
         (["--epochs", "1.5"], ["'1.5'", "whole number"]),
@@ -92,18 +87,17 @@ def test_a_mistake_takes_one_line_that_names_what_is_valid(capsys, argv, named):
         assert word in line
 
 
-def test_all_our_optimizers_that_torch_has_can_be_chosen():
-    assert {"sgd", "rmsprop", "adam"} <= set(mnist.OPTIMIZERS)
-    assert "optimizer" not in mnist.OPTIMIZERS
-    for name in mnist.OPTIMIZERS.values():
-        assert issubclass(getattr(torch.optim, name), torch.optim.Optimizer)
+def test_all_our_optimizers_can_be_chosen_and_compared_if_torch_has_them(capsys):
+    assert {"sgd", "nesterov", "rmsprop", "adam"} <= set(choices.OPTIMIZERS)
+    assert not {"ruleoptimizer", "buffer"} & set(choices.OPTIMIZERS)
+    assert "torch has no Nesterov" in complaint(capsys, "--optimizer", "nesterov")[1]
 
 
 def test_names_are_case_insensitive_and_seeds_a_count_or_a_list():
-    options = mnist.parse_options(["--optimizer", "Adam,SGD,adam", "--seeds", "3", "--hidden", "64"])
-    assert (options.optimizer, options.seeds, options.hidden) == (["adam", "sgd"], [0, 1, 2], [64])
-    assert mnist.parse_options(["--seeds", "7,"]).seeds == [7]
-    assert mnist.parse_options(["--seeds", "7,0"]).seeds == [7, 0]
+    options = command_line.parse_options(["--optimizer", "Adam,SGD,adam", "--seeds", "3", "--hidden", "64"])
+    assert (options.optimizer, options.seeds, options.hidden) == (["adam", "sgd"], [0, 1, 2], [(64,)])
+    assert command_line.parse_options(["--seeds", "7,"]).seeds == [7]
+    assert command_line.parse_options(["--seeds", "7,0"]).seeds == [7, 0]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_training(capsys, tmp_path, few_digits):
@@ -116,16 +110,16 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(capsys, tmp_pa
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "altered", "other arrays", "other shapes"])
 def test_a_damaged_subset_takes_one_line(capsys, tmp_path, monkeypatch, damage):
     file = tmp_path / "digits.npz"
-    whole = mnist.SUBSET.read_bytes()
+    whole = data.SUBSET.read_bytes()
     if damage == "other arrays":
         np.savez(file, images=np.zeros(3))
     elif damage == "other shapes":
-        np.savez(file, **{name: np.zeros((3, 3), np.uint8) for name in vars(mnist.load_subset())})
+        np.savez(file, **{name: np.zeros((3, 3), np.uint8) for name in vars(data.load_subset())})
     elif damage != "missing":
         middle = len(whole) // 2
         altered = whole[:middle] + bytes(100) + whole[middle + 100 :]
         file.write_bytes({"empty": b"", "text": b"hello", "cut": whole[:middle], "altered": altered}[damage])
-    monkeypatch.setattr(mnist.load_subset, "__defaults__", (file,))
+    monkeypatch.setattr(data.load_subset, "__defaults__", (file,))
     status, line = complaint(capsys, "--out", str(tmp_path / "out"))
     assert status == 1
     assert str(file) in line
@@ -157,7 +151,9 @@ def test_damaged_mnist_takes_one_line(capsys, tmp_path):
 
 def test_a_small_run_prints_its_table_and_writes_its_files(capsys, tmp_path, few_digits):
     argv = ["--epochs", "2", "--hidden", "16", "--batch-size", "100", "--seeds", "2", "--no-progress"]
-    assert mnist.main([*argv, "--optimizer", "sgd,adam", "--activation", "relu,tanh", "--out", str(tmp_path)]) == 0
+    assert (
+        command_line.main([*argv, "--optimizer", "sgd,adam", "--activation", "relu,tanh", "--out", str(tmp_path)]) == 0
+    )
     out, err = capsys.readouterr()
     assert err == ""
     for column in ("test accuracy, %", "s per epoch", "µs per optimizer step", "ours | torch"):
@@ -180,7 +176,7 @@ def test_a_small_run_prints_its_table_and_writes_its_files(capsys, tmp_path, few
 
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"options", "versions", "machine", "summary", "runs"}
-    assert results["options"]["hidden"] == [16]
+    assert results["options"]["hidden"] == [[16]]
     assert results["versions"]["torch"] == torch.__version__
     for run, row in zip(results["runs"], rows, strict=True):
         assert len(run["losses"]) == 2 * 3
@@ -193,7 +189,7 @@ def test_two_processes_train_as_one(tmp_path):
     """They share the batches, and one of them writes what one alone writes, but for rounding and times."""
     argv = ["--epochs", "2", "--hidden", "16", "--batch-size", "1000", "--seeds", "1", "--no-progress"]
     argv += ["--optimizer", "sgd,adam", "--lr", "0.01"]
-    assert mnist.main([*argv, "--out", str(tmp_path / "one")]) == 0
+    assert command_line.main([*argv, "--out", str(tmp_path / "one")]) == 0
     # No network is needed, nor a name for this machine.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "benchmarks" / "mnist.py", *argv, "--devices", "2", "--strategy", "ddp"]
@@ -204,7 +200,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert two.stdout.count("[1/4]") == 1
 
     (folder,) = (tmp_path / "runs").iterdir()
-    assert {file.name for file in folder.iterdir()} == {"results.csv", "results.json", "loss.png"}
+    assert {file.name for file in folder.iterdir()} == {"results.csv", "results.json", "results.jsonl", "loss.png"}
     assert (folder / "results.csv").read_text().count("\n") == 1 + 4
     got, expected = (json.loads((path / "results.json").read_text()) for path in (folder, tmp_path / "one"))
     assert (got["options"]["devices"], got["options"]["strategy"]) == (2, "ddp")
@@ -218,22 +214,22 @@ def test_two_processes_train_as_one(tmp_path):
 
 def test_torchrun_says_how_many_processes_there_are(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert mnist.parse_options([]).devices == 2
+    assert command_line.parse_options([]).devices == 2
     assert "--devices must be 2" in complaint(capsys, "--devices", "4")[1]
     monkeypatch.setenv("GROUP_WORLD_SIZE", "3")  # machines
     assert "multiple of 6" in complaint(capsys)[1]
-    assert mnist.processes(mnist.parse_options(["--batch-size", "120"])) == 6
+    assert command_line.processes(command_line.parse_options(["--batch-size", "120"])) == 6
 
 
 def test_the_bar_names_the_run(capsys, tmp_path, few_digits):
     argv = ["--optimizer", "sgd", "--epochs", "1", "--hidden", "8", "--seeds", "1", "--out", str(tmp_path)]
-    assert mnist.main(argv) == 0
+    assert command_line.main(argv) == 0
     assert "[1/2] SGD ReLU he_normal, seed 0, ours, epoch 1/1" in capsys.readouterr().out
 
 
 def test_a_run_that_diverges_is_written_as_valid_json(tmp_path, few_digits):
     argv = ["--optimizer", "sgd", "--lr", "1e30", "--epochs", "2", "--seeds", "1", "--no-progress"]
-    assert mnist.main([*argv, "--out", str(tmp_path)]) == 0
+    assert command_line.main([*argv, "--out", str(tmp_path)]) == 0
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -263,11 +259,10 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
 
 
 def test_runs_of_a_seed_start_alike_and_see_the_same_batches(few_digits, monkeypatch):
-    options = mnist.parse_options(["--epochs", "2", "--hidden", "16", "--batch-size", "100", "--no-progress"])
     starts: dict[str, list] = {}
     batches: dict[str, list] = {}
 
-    class Recorder(mnist.Classifier):
+    class Recorder(training.Classifier):
         def on_fit_start(self) -> None:
             starts[key] = [p.detach().clone() for p in self.mlp.parameters()]
 
@@ -275,12 +270,12 @@ def test_runs_of_a_seed_start_alike_and_see_the_same_batches(few_digits, monkeyp
             batches.setdefault(key, []).append(torch.cat([batch[0].flatten(), batch[1]]))
             return super().training_step(batch)
 
-    monkeypatch.setattr(mnist, "Classifier", Recorder)
-    cases = itertools.product(("sgd", "rmsprop", "adam"), ("relu", "silu"), mnist.LIBRARIES, (0, 1))
+    monkeypatch.setattr(training, "Classifier", Recorder)
+    cases = itertools.product(("sgd", "rmsprop", "adam"), ("relu", "silu"), choices.LIBRARIES, (0, 1))
     for optimizer, activation, library, seed in cases:
         key = f"{optimizer} {activation} {library} {seed}"
-        configuration = mnist.Configuration(optimizer, activation, "he_normal")
-        mnist.train(configuration, seed, library, few_digits, options, key)
+        chosen = dict(optimizer=optimizer, activation=activation, library=library, seed=seed)
+        training.train(Setting(**chosen, lr=0.001, hidden=(16,), batch_size=100, epochs=2), few_digits)
 
     for recorded in (starts, batches):
         for key, tensors in recorded.items():
@@ -292,7 +287,7 @@ def test_runs_of_a_seed_start_alike_and_see_the_same_batches(few_digits, monkeyp
 
 def test_activations_of_other_gain_scale_the_same_draw():
     relu, tanh = (
-        mnist.build_mlp([16], mnist.Configuration("sgd", activation, "glorot_uniform"), "ours", seed=3)
+        training.build_mlp(Setting(hidden=(16,), activation=activation, init="glorot_uniform", seed=3))
         for activation in ("relu", "tanh")
     )
     torch.testing.assert_close(relu[0].weight, math.sqrt(2) * tanh[0].weight)
@@ -302,7 +297,7 @@ def test_a_pass_visits_every_image_once_in_an_order_set_by_seed_and_pass():
     rows = torch.arange(10)
 
     def passes(seed: int) -> list[list[int]]:
-        batches = mnist.Batches(rows, rows, batch_size=4, seed=seed)
+        batches = data.Batches(rows, rows, batch_size=4, seed=seed)
         assert len(batches) == 3
         return [torch.cat([images for images, _ in batches]).tolist() for _ in range(2)]
 
@@ -316,8 +311,8 @@ def test_a_pass_visits_every_image_once_in_an_order_set_by_seed_and_pass():
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_the_parts_of_processes_make_up_the_batches(processes):
     rows = torch.arange(50)
-    whole = list(mnist.Batches(rows, rows, 12, seed=0))
-    parts = [mnist.Batches(rows, rows, 12, 0, process, processes) for process in range(processes)]
+    whole = list(data.Batches(rows, rows, 12, seed=0))
+    parts = [data.Batches(rows, rows, 12, 0, process, processes) for process in range(processes)]
     assert {len(part) for part in parts} == {math.ceil((50 - 50 % processes) / 12)}
     left_out = 50
     for (images, _), *shares in zip(whole, *parts, strict=False):
@@ -335,12 +330,12 @@ def test_step_time_leaves_out_forward_and_backward(few_digits):
             return x
 
     mlp = torch.nn.Sequential(Slow(), torch.nn.Linear(784, 10))
-    classifier = mnist.Classifier(mlp, torch.optim.SGD(mlp.parameters()), few_digits)
+    classifier = training.Classifier(mlp, torch.optim.SGD(mlp.parameters()), few_digits, Setting())
     options = dict(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
-    trainer = mnist.Trainer(**options, enable_progress_bar=False, enable_model_summary=False)
-    with mnist.warnings.catch_warnings():
-        mnist.warnings.simplefilter("ignore")
-        trainer.fit(classifier, mnist.Batches(few_digits.train_images, few_digits.train_labels, 128, 0))
+    trainer = training.Trainer(**options, enable_progress_bar=False, enable_model_summary=False)
+    with training.warnings.catch_warnings():
+        training.warnings.simplefilter("ignore")
+        trainer.fit(classifier, data.Batches(few_digits.train_images, few_digits.train_labels, 128, 0))
     assert len(classifier.step_seconds) == 2
     assert 0 < min(classifier.step_seconds) < 0.02
     assert classifier.epoch_seconds[0] > 2 * 0.02
@@ -350,8 +345,8 @@ def test_step_time_leaves_out_forward_and_backward(few_digits):
 
 
 def test_the_subset_is_balanced_real_and_small():
-    assert mnist.SUBSET.stat().st_size < 3_000_000
-    with np.load(mnist.SUBSET) as file:
+    assert data.SUBSET.stat().st_size < 3_000_000
+    with np.load(data.SUBSET) as file:
         arrays = dict(file)
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == {
         "train_images": ((10_000, 28, 28), np.uint8),
@@ -367,7 +362,7 @@ def test_the_subset_is_balanced_real_and_small():
 
 
 def test_pixels_become_rows_in_the_unit_interval():
-    digits = mnist.load_subset()
+    digits = data.load_subset()
     assert digits.train_images.shape == (10_000, 784)
     assert digits.test_images.shape == (2_000, 784)
     assert (digits.train_images.min(), digits.train_images.max()) == (0, 1)
@@ -377,8 +372,8 @@ def test_pixels_become_rows_in_the_unit_interval():
 @pytest.mark.skipif(not (FULL_MNIST / "MNIST" / "raw").exists(), reason="needs the full MNIST")
 def test_the_script_chooses_the_committed_subset_again():
     pytest.importorskip("torchvision")
-    again = load_script("make_mnist_subset").make_subset(FULL_MNIST)
-    with np.load(mnist.SUBSET) as file:
+    again = make_mnist_subset.make_subset(FULL_MNIST)
+    with np.load(data.SUBSET) as file:
         assert set(file) == set(again)
         for name, array in again.items():
             np.testing.assert_array_equal(file[name], array)
@@ -387,6 +382,6 @@ def test_the_script_chooses_the_committed_subset_again():
 @pytest.mark.skipif(not (FULL_MNIST / "MNIST" / "raw").exists(), reason="needs the full MNIST")
 def test_torchvisions_folder_is_read():
     pytest.importorskip("torchvision")
-    digits = mnist.load_mnist(FULL_MNIST)
+    digits = data.load_full("mnist", FULL_MNIST)
     assert digits.train_images.shape == (60_000, 784)
     assert digits.test_images.shape == (10_000, 784)

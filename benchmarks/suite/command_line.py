@@ -1,0 +1,460 @@
+"""The commands of mnist.py: what they train, what they print and write."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NoReturn, TextIO
+
+import numpy as np
+import torch
+from arguments import OneLineParser, each, fail, name_of, one_line, positive, whole_number
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from . import data
+from .choices import CHECKS, KNOWN, LIBRARIES, OPTIM, OPTIMIZERS
+from .data import DATASETS, DIGITS, PIXELS, SCALES, DataError, Digits
+from .duration import estimate_seconds, known_runs, show_duration
+from .report import write_csv, write_json, write_loss_picture, write_report
+from .setting import Setting, grid, labels, pair, point
+from .store import Store
+from .tables import Table, comparison, ranking, sensitivity, time_to_target
+from .training import Execution, Run, machines, train
+
+PROGRAM = "mnist.py"
+STRATEGIES = ("auto", "ddp")  # of Lightning's those that train in this very process, which keeps what it measures
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is not said on the command line."""
+
+    dataset: str
+    epochs: int
+    seeds: int
+
+
+BUDGETS = {
+    "smoke": Budget("subset", epochs=3, seeds=2),  # under a minute
+    "short": Budget("mnist", epochs=5, seeds=5),  # minutes
+    "paper": Budget("mnist", epochs=30, seeds=10),  # hours
+}
+
+
+# ---------------------------------------------------------------- values of options
+
+
+def choices(kind: str) -> Callable[[str], list[str]]:
+    """Parser of a comma-separated list of choices, see choices.py."""
+
+    def parse_one(text: str) -> str:
+        try:
+            return CHECKS[kind](text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(one_line(error)) from None
+
+    return each(parse_one)
+
+
+def hidden(text: str) -> tuple[int, ...]:
+    return tuple(whole_number(part) for part in text.split(","))
+
+
+def networks(text: str) -> list[tuple[int, ...]]:
+    """Widths with commas, networks with slashes."""
+    return [hidden(part) for part in text.split("/")]
+
+
+def batch_size(text: str) -> int | str:
+    return "full" if text.lower() == "full" else whole_number(text)
+
+
+def seeds(text: str) -> list[int]:
+    """A count or, with a comma, a list."""
+    if "," not in text:
+        return list(range(whole_number(text)))
+    return list(dict.fromkeys(whole_number(part, least=0) for part in text.rstrip(",").split(",")))
+
+
+def learning_rates(text: str) -> list[float]:
+    """A list, or low..high:count, evenly spaced in their logarithms."""
+    if ".." not in text:
+        return each(positive)(text)
+    ends, _, count = text.partition(":")
+    low, high = map(positive, ends.split("..", 1))
+    if low >= high:
+        raise argparse.ArgumentTypeError(f"the range {ends!r} is empty: write the lower end first")
+    return [float(f"{rate:.6g}") for rate in np.geomspace(low, high, whole_number(count or "7", least=2))]
+
+
+def percentage(text: str) -> float:
+    if (value := positive(text)) > 100:
+        raise argparse.ArgumentTypeError(f"must be a percentage, got {text!r}")
+    return value
+
+
+# ---------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command trains by default, and the tables it makes of it."""
+
+    help: str
+    tables: Callable[[Sequence[Run], argparse.Namespace], list[Table]]
+    defaults: dict[str, str]
+    libraries: tuple[str, ...] = ()  # (): as --library says
+
+
+COMMANDS = {
+    "compare": Command(
+        "our classes beside torch's of the same name, from the same weights and batches (the default command)",
+        lambda runs, options: [comparison(runs, "deviation" if options.budget == "smoke" else "interval")],
+        dict(optimizer="sgd,rmsprop,adam", hidden="256,128"),
+        LIBRARIES,
+    ),
+    "run": Command(
+        "any grid; every point is tested against the first one",
+        lambda runs, options: [ranking(runs)],
+        dict(optimizer="sgd,rmsprop,adam", hidden="256,128"),
+    ),
+    "sensitivity": Command(
+        "accuracy over a range of learning rates",
+        lambda runs, options: [sensitivity(runs)],
+        dict(optimizer="sgd,adagrad,rmsprop,adam", hidden="128", lr="1e-4..10:6"),
+    ),
+    "time-to-target": Command(
+        "seconds and epochs until the test accuracy is that of --target; training ends there",
+        lambda runs, options: [time_to_target(runs, options.target)],
+        dict(optimizer="sgd,rmsprop,adam", hidden="512,512"),
+    ),
+}
+REPORT = "report"
+PAPER = "paper"
+OTHERS = {
+    REPORT: "tables and pictures of all results of a folder, once more",
+    PAPER: "a published table beside ours, see papers/",
+}
+TARGETS = {"subset": "90,94", "mnist": "97,98", "fashion": "85,88"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no notes on devices and processes, no tips
+    command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("compare", argv)
+    try:
+        if command == REPORT:
+            return report_again(rest)
+        if command == PAPER:
+            from papers import frame  # imports this module
+
+            return frame.main(rest)
+        if command not in COMMANDS:
+            fail(PROGRAM, f"unknown command {command!r}, choose from {', '.join([*COMMANDS, *OTHERS])}", status=2)
+        return train_and_report(command, rest)
+    except DataError as error:
+        fail(PROGRAM, str(error), status=1)
+    except KeyboardInterrupt:
+        say(f"\n{PROGRAM}: interrupted", sys.stderr)
+        return 130
+
+
+def train_and_report(command: str, argv: list[str]) -> int:
+    options = parse_options(argv, command)
+    digits = data.load(options.dataset, options.data_dir)
+    plan = plan_of(options, digits)
+    store = open_store(options)
+    if options.dry_run:
+        show_plan(plan, digits, store)
+        return 0
+    check_writable(options.out)
+    runs, status = collect(train_all(plan, digits, options, store))
+    if runs:
+        report(runs, options, digits)
+    return status
+
+
+def report_again(argv: list[str]) -> int:
+    parser = OneLineParser(f"{PROGRAM}", description=OTHERS[REPORT], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="with results.jsonl, as --out of the other commands")
+    parser.add_argument(
+        "--target", type=each(percentage), default="97,98", metavar="X,Y", help="(default: %(default)s)"
+    )
+    options = parser.parse_args(argv)
+    options.out = options.folder
+    runs = list(open_store(options).runs.values())
+    if not runs:
+        fail(PROGRAM, f"no results in {options.folder}; train first, with --out {options.folder}", status=1)
+    check_writable(options.out)
+    tables = [ranking(runs), sensitivity(runs), time_to_target(runs, options.target)]
+    if {run.setting.library for run in runs} == set(LIBRARIES):
+        tables.insert(0, comparison(runs, "interval"))
+    for table in tables:
+        print(f"{table.title}\n\n{table.text()}\n")
+    write_files(options.out, "Results", runs, tables, options.target)
+    return 0
+
+
+# ---------------------------------------------------------------- options
+
+
+def parse_options(argv: list[str] | None, command: str = "compare") -> argparse.Namespace:
+    chosen = COMMANDS[command]
+    others = "\n".join(
+        f"  {name:15} {text}" for name, text in ({k: c.help for k, c in COMMANDS.items()} | OTHERS).items()
+    )
+    parser = OneLineParser(
+        PROGRAM,
+        description=f"{command}: {chosen.help}.",
+        epilog=f"commands, before the options:\n{others}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    of = "one or several, with commas, of %s (default: %%(default)s)"
+    known = [name for name in OPTIMIZERS if all(hasattr(OPTIM[lib], OPTIMIZERS[name]) for lib in chosen.libraries)]
+    defaults = dict(optimizer="sgd", activation="relu", init="he_normal", loss="cross_entropy", schedule="none")
+    for kind, default in (defaults | {"optimizer": chosen.defaults["optimizer"]}).items():
+        names = ", ".join(known if kind == "optimizer" else KNOWN[kind])
+        add(f"--{kind}", type=choices(kind), default=default, metavar="A,B", help=of % names)
+    widths = "layer widths, several networks with / (default: %(default)s)"
+    add("--hidden", type=networks, default=chosen.defaults["hidden"], metavar="N,M", help=widths)
+    sizes = "one or several; full: all training images (default: %(default)s)"
+    add("--batch-size", type=each(batch_size), default="128", metavar="N", help=sizes)
+    rates = "for all optimizers, one, several or low..high:count (default: %(default)s, None: what suits each)"
+    add("--lr", type=learning_rates, default=chosen.defaults.get("lr"), metavar="X", help=rates)
+    budgets = "; ".join(f"{name}: {b.dataset}, {b.epochs} epochs, {b.seeds} seeds" for name, b in BUDGETS.items())
+    add("--budget", type=name_of(BUDGETS), default="smoke", metavar="B", help=f"{budgets} (default: %(default)s)")
+    add("--seeds", type=seeds, metavar="N", help="how many, or with commas which (default: see --budget)")
+    add("--epochs", type=whole_number, metavar="N", help="(default: see --budget)")
+    full = "the 12,000 digits kept here, all 70,000, or Fashion-MNIST (default: see --budget)"
+    add("--dataset", choices=DATASETS, help=full)
+    add("--data-dir", type=Path, metavar="DIR", help="folder of MNIST/raw for --dataset mnist (default: runs/data)")
+    add("--scale", choices=tuple(SCALES), default="unit", help="of the pixels: [0, 1], [-0.5, 0.5] or mean 0 and std 1")
+    if not chosen.libraries:
+        add("--library", choices=LIBRARIES, default="ours", help="(default: %(default)s)")
+    if command == "time-to-target":
+        add("--target", type=each(percentage), metavar="X,Y", help="percent (default: 97,98; of the subset 90,94)")
+    started = os.environ.get("LOCAL_WORLD_SIZE", "1")  # by torchrun, on this machine
+    shares = "processes of this machine, each with its part of every batch (default: %(default)s)"
+    add("--devices", type=whole_number, default=started, metavar="N", help=shares)
+    add("--strategy", choices=STRATEGIES, default="auto", help="Lightning's for several devices (default: %(default)s)")
+    add("--out", type=Path, metavar="DIR", help="folder for the results; what is there is not trained again")
+    add("--dry-run", action="store_true", help="say what would be trained, and how long it takes")
+    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    options = parser.parse_args(argv)
+    options.command = command
+
+    budget = BUDGETS[options.budget]
+    options.dataset = options.dataset or budget.dataset
+    options.epochs = options.epochs or budget.epochs
+    options.seeds = options.seeds or list(range(budget.seeds))
+    options.lr = options.lr or [None]
+    options.libraries = chosen.libraries or (options.library,)
+    if command == "time-to-target":
+        options.target = sorted(options.target or map(float, TARGETS[options.dataset].split(",")))
+    if options.dataset == "subset" and options.data_dir:
+        parser.error("--data-dir goes with --dataset mnist")
+    for text in options.optimizer:
+        if (name := text.partition(":")[0]) not in known:
+            parser.error(
+                f"--optimizer: torch has no {OPTIMIZERS[name]} to compare with, choose from {', '.join(known)}"
+            )
+    if "LOCAL_WORLD_SIZE" in os.environ and options.devices != int(started):
+        parser.error(f"--devices must be {started}, the --nproc-per-node of torchrun, got {options.devices}")
+    count = processes(options)
+    for size in options.batch_size:
+        if size != "full" and size % count:
+            parser.error(f"--batch-size must be a multiple of {count}, the number of processes, got {size}")
+    options.data_dir = options.data_dir or Path("runs/data")
+    main_job = command == "compare" and options.budget == "smoke"
+    name = f"{datetime.now():mnist-%Y%m%d-%H%M%S}" if main_job else f"{command}-{options.budget}"
+    options.out = options.out or Path("runs", name)
+    return options
+
+
+def processes(options: argparse.Namespace) -> int:
+    """On all machines."""
+    return machines() * options.devices
+
+
+# ---------------------------------------------------------------- training
+
+
+def plan_of(options: argparse.Namespace, digits: Digits) -> list[Setting]:
+    """The runs, seed by seed, ours and torch's of a configuration one after the other."""
+    count = processes(options)
+    whole = len(digits.train_images) - len(digits.train_images) % count
+    base = Setting(epochs=options.epochs, dataset=options.dataset, scale=options.scale, processes=count)
+    if options.command == "time-to-target":
+        base = replace(base, stop_at=max(options.target))
+    axes = {name: getattr(options, name) for name in ("optimizer", "activation", "init", "loss", "schedule", "hidden")}
+    axes["batch_size"] = [whole if size == "full" else min(size, whole) for size in options.batch_size]
+    axes |= {"lr": options.lr, "library": options.libraries}
+    try:
+        return grid(base, axes, options.seeds)
+    except ValueError as error:
+        fail(PROGRAM, one_line(error), status=2)
+
+
+def show_plan(plan: Sequence[Setting], digits: Digits, store: Store) -> None:
+    known = known_runs(store)
+    names = labels(plan)
+    left = [setting for setting in plan if store.find(setting, digits.digest) is None]
+    seconds: dict[Setting, float] = {}
+    for setting in left:
+        if point(setting) not in seconds:
+            seconds[point(setting)] = estimate_seconds(setting, digits, known)
+    rows = []
+    for one, name in names.items():
+        count = sum(point(setting) == one for setting in plan)
+        missing = sum(point(setting) == one for setting in left)
+        time_left = show_duration(missing * seconds[one]) if missing else "-"
+        rows.append([name, f"{count}", f"{count - missing}", f"{one.epochs}", time_left])
+    print(Table("Plan", ["", "runs", "done", "epochs", "time left"], rows).text())
+    total = show_duration(sum(seconds[point(setting)] for setting in left))
+    print(f"\n{len(plan)} runs, of which {len(plan) - len(left)} are in {store.path}; the others take about {total}.")
+
+
+def train_all(plan: Sequence[Setting], digits: Digits, options: argparse.Namespace, store: Store) -> Iterator[Run]:
+    """The runs of a plan, from the store or trained."""
+    execution = Execution(options.devices, options.strategy, options.progress)
+    names, width = labels(map(pair, plan)), len(str(len(plan)))
+    # All processes of a training must train the same: those of other machines may not see what is stored.
+    stored = {} if processes(options) > 1 else {one: run for one in plan if (run := store.find(one, digits.digest))}
+    if stored:
+        say(f"{len(stored)} of {len(plan)} runs are in {store.path} already")
+    scaled: dict[str, Digits] = {}
+    for number, setting in enumerate(plan, start=1):
+        if setting in stored:
+            yield stored[setting]
+            continue
+        name = f"[{number:{width}}/{len(plan)}] {names[pair(setting)]}, seed {setting.seed}, {setting.library}"
+        if setting.scale not in scaled:
+            scaled = {setting.scale: digits.scaled(setting.scale)}
+        run = train(setting, scaled[setting.scale], execution, name)
+        keep(store, run, digits, options)
+        result = "diverged" if run.diverged else f"{run.test_accuracy:.2f} %"
+        say(f"{name}: {result}, {run.seconds_per_epoch:.2f} s per epoch")
+        yield run
+
+
+def collect(source: Iterator[Run]) -> tuple[list[Run], int]:
+    """The runs until the end or Ctrl-C, and the exit status."""
+    runs: list[Run] = []
+    try:
+        for run in source:
+            runs.append(run)
+    except KeyboardInterrupt:
+        say(f"\n{PROGRAM}: interrupted; runs finished: {len(runs)}", sys.stderr)
+        return runs, 130
+    return runs, 0
+
+
+# ---------------------------------------------------------------- files
+
+
+def open_store(options: argparse.Namespace) -> Store:
+    """The results of the folder; says which lines are damaged."""
+    try:
+        store = Store(options.out)
+    except OSError as error:
+        fail(PROGRAM, f"cannot read {options.out}: {error.strerror}; name another folder with --out", status=1)
+    if store.damaged:
+        lines = f"line {', '.join(map(str, store.damaged))}"
+        say(f"{PROGRAM}: {store.path}: {lines} damaged, ignored; these runs are repeated", sys.stderr)
+    return store
+
+
+@rank_zero_only
+def keep(store: Store, run: Run, digits: Digits, options: argparse.Namespace) -> None:
+    try:
+        store.append(run, digits.digest)
+    except OSError as error:
+        fail_to_write(options.out, error)
+
+
+@rank_zero_only
+def check_writable(folder: Path) -> None:
+    """Make the folder for the results and try it, before training rather than after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        fail_to_write(folder, error)
+
+
+def fail_to_write(folder: Path, error: OSError) -> NoReturn:
+    fail(PROGRAM, f"cannot write to {folder}: {error.strerror}; name another folder with --out", status=1)
+
+
+@rank_zero_only
+def say(text: str, file: TextIO | None = None) -> None:
+    print(text, file=file, flush=True)
+
+
+@rank_zero_only
+def report(runs: Sequence[Run], options: argparse.Namespace, digits: Digits) -> None:
+    """Print the tables and write the files."""
+    tables = COMMANDS[options.command].tables(runs, options)
+    print(f"\n{heading(runs, options, digits)}\n")
+    for table in tables:
+        print(table.text())
+    if options.command == "compare":
+        write_comparison(runs, options)
+    else:
+        write_files(options.out, f"MNIST: {options.command}", runs, tables, getattr(options, "target", [97.0, 98.0]))
+    if options.command == "time-to-target" and (seconds := seconds_since_start()):
+        print(f"{seconds:.1f} s since the process was started")
+
+
+def heading(runs: Sequence[Run], options: argparse.Namespace, digits: Digits) -> str:
+    count = processes(options)
+    whose = "" if count == 1 else f" of the first of {count} processes"
+    spread = "± standard deviation" if options.command == "compare" and options.budget == "smoke" else "± 95 % interval"
+    nets = " and ".join("-".join(map(str, [PIXELS, *widths, DIGITS])) for widths in options.hidden)
+    return (
+        f"MLP {nets}, batch size {' and '.join(map(str, options.batch_size))}, epochs {options.epochs}, "
+        f"{len(digits.train_images):,} training and {len(digits.test_images):,} test images\n"
+        f"Accuracy: mean {spread} over seeds {', '.join(map(str, options.seeds))}. "
+        f"Times: medians{whose}, {torch.get_num_threads()} threads."
+    )
+
+
+def write_comparison(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    try:
+        write_csv(options.out / "results.csv", runs)
+        write_json(options.out / "results.json", runs, vars(options))
+        write_loss_picture(options.out / "loss.png", runs)
+    except OSError as error:
+        fail_to_write(options.out, error)
+    print(f"\nresults.csv, results.json and loss.png are in {options.out}")
+
+
+def write_files(
+    folder: Path, title: str, runs: Sequence[Run], tables: Sequence[Table], targets: Sequence[float]
+) -> None:
+    try:
+        write_csv(folder / "results.csv", runs)
+        names = write_report(folder, title, runs, tables, targets)
+    except OSError as error:
+        fail_to_write(folder, error)
+    print(f"\n{', '.join(names)} and results.csv are in {folder}")
+
+
+def seconds_since_start() -> float | None:
+    """Since the system started this process, imports included; None where it does not say (not Linux)."""
+    try:
+        started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError, ValueError):
+        return None
