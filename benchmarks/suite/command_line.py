@@ -7,29 +7,36 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import NoReturn, TextIO
 
 import numpy as np
 import torch
 from arguments import OneLineParser, each, fail, name_of, one_line, positive, whole_number
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from papers import frame
 
 from . import data
 from .choices import CHECKS, KNOWN, LIBRARIES, OPTIM, OPTIMIZERS
 from .data import DATASETS, DIGITS, PIXELS, SCALES, DataError, Digits
-from .duration import estimate_seconds, known_runs, show_duration
+from .execution import (
+    PROGRAM,
+    check_writable,
+    collect,
+    fail_to_write,
+    open_store,
+    processes,
+    say,
+    show_plan,
+    train_all,
+)
 from .report import write_csv, write_json, write_loss_picture, write_report
-from .setting import Setting, grid, labels, pair, point
-from .store import Store
+from .setting import Setting, grid
 from .tables import Table, comparison, ranking, sensitivity, time_to_target
-from .training import Execution, Run, machines, train
+from .training import Run
 
-PROGRAM = "mnist.py"
 STRATEGIES = ("auto", "ddp")  # of Lightning's those that train in this very process, which keeps what it measures
 
 
@@ -155,8 +162,6 @@ def main(argv: list[str] | None = None) -> int:
         if command == REPORT:
             return report_again(rest)
         if command == PAPER:
-            from papers import frame  # imports this module
-
             return frame.main(rest)
         if command not in COMMANDS:
             fail(PROGRAM, f"unknown command {command!r}, choose from {', '.join([*COMMANDS, *OTHERS])}", status=2)
@@ -282,11 +287,6 @@ def parse_options(argv: list[str] | None, command: str = "compare") -> argparse.
     return options
 
 
-def processes(options: argparse.Namespace) -> int:
-    """On all machines."""
-    return machines() * options.devices
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -306,100 +306,7 @@ def plan_of(options: argparse.Namespace, digits: Digits) -> list[Setting]:
         fail(PROGRAM, one_line(error), status=2)
 
 
-def show_plan(plan: Sequence[Setting], digits: Digits, store: Store) -> None:
-    known = known_runs(store)
-    names = labels(plan)
-    left = [setting for setting in plan if store.find(setting, digits.digest) is None]
-    seconds: dict[Setting, float] = {}
-    for setting in left:
-        if point(setting) not in seconds:
-            seconds[point(setting)] = estimate_seconds(setting, digits, known)
-    rows = []
-    for one, name in names.items():
-        count = sum(point(setting) == one for setting in plan)
-        missing = sum(point(setting) == one for setting in left)
-        time_left = show_duration(missing * seconds[one]) if missing else "-"
-        rows.append([name, f"{count}", f"{count - missing}", f"{one.epochs}", time_left])
-    print(Table("Plan", ["", "runs", "done", "epochs", "time left"], rows).text())
-    total = show_duration(sum(seconds[point(setting)] for setting in left))
-    print(f"\n{len(plan)} runs, of which {len(plan) - len(left)} are in {store.path}; the others take about {total}.")
-
-
-def train_all(plan: Sequence[Setting], digits: Digits, options: argparse.Namespace, store: Store) -> Iterator[Run]:
-    """The runs of a plan, from the store or trained."""
-    execution = Execution(options.devices, options.strategy, options.progress)
-    names, width = labels(map(pair, plan)), len(str(len(plan)))
-    # All processes of a training must train the same: those of other machines may not see what is stored.
-    stored = {} if processes(options) > 1 else {one: run for one in plan if (run := store.find(one, digits.digest))}
-    if stored:
-        say(f"{len(stored)} of {len(plan)} runs are in {store.path} already")
-    scaled: dict[str, Digits] = {}
-    for number, setting in enumerate(plan, start=1):
-        if setting in stored:
-            yield stored[setting]
-            continue
-        name = f"[{number:{width}}/{len(plan)}] {names[pair(setting)]}, seed {setting.seed}, {setting.library}"
-        if setting.scale not in scaled:
-            scaled = {setting.scale: digits.scaled(setting.scale)}
-        run = train(setting, scaled[setting.scale], execution, name)
-        keep(store, run, digits, options)
-        result = "diverged" if run.diverged else f"{run.test_accuracy:.2f} %"
-        say(f"{name}: {result}, {run.seconds_per_epoch:.2f} s per epoch")
-        yield run
-
-
-def collect(source: Iterator[Run]) -> tuple[list[Run], int]:
-    """The runs until the end or Ctrl-C, and the exit status."""
-    runs: list[Run] = []
-    try:
-        for run in source:
-            runs.append(run)
-    except KeyboardInterrupt:
-        say(f"\n{PROGRAM}: interrupted; runs finished: {len(runs)}", sys.stderr)
-        return runs, 130
-    return runs, 0
-
-
 # ---------------------------------------------------------------- files
-
-
-def open_store(options: argparse.Namespace) -> Store:
-    """The results of the folder; says which lines are damaged."""
-    try:
-        store = Store(options.out)
-    except OSError as error:
-        fail(PROGRAM, f"cannot read {options.out}: {error.strerror}; name another folder with --out", status=1)
-    if store.damaged:
-        lines = f"line {', '.join(map(str, store.damaged))}"
-        say(f"{PROGRAM}: {store.path}: {lines} damaged, ignored; these runs are repeated", sys.stderr)
-    return store
-
-
-@rank_zero_only
-def keep(store: Store, run: Run, digits: Digits, options: argparse.Namespace) -> None:
-    try:
-        store.append(run, digits.digest)
-    except OSError as error:
-        fail_to_write(options.out, error)
-
-
-@rank_zero_only
-def check_writable(folder: Path) -> None:
-    """Make the folder for the results and try it, before training rather than after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        fail_to_write(folder, error)
-
-
-def fail_to_write(folder: Path, error: OSError) -> NoReturn:
-    fail(PROGRAM, f"cannot write to {folder}: {error.strerror}; name another folder with --out", status=1)
-
-
-@rank_zero_only
-def say(text: str, file: TextIO | None = None) -> None:
-    print(text, file=file, flush=True)
 
 
 @rank_zero_only

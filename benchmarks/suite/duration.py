@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 
 import torch
 
@@ -26,20 +27,19 @@ def estimate_seconds(setting: Setting, digits: Digits, known: dict[Setting, Run]
     optimizer = build_optimizer(mlp.parameters(), setting.optimizer, setting.library, setting.lr)
     loss = loss_function(setting.loss, setting.library)
     batches = Batches(digits.train_images, digits.train_labels, setting.batch_size, 0)
-    steps, spent = 0, 0.0
+    times: list[float] = []
     for number, (images, labels) in enumerate(batches):
         start = time.perf_counter()
         optimizer.zero_grad()
         loss(mlp(images), labels).backward()
         optimizer.step()
-        if number or len(batches) == 1:  # the first one compiles kernels
-            steps, spent = steps + 1, spent + time.perf_counter() - start
-        if spent > TRIAL_SECONDS:
+        times.append(time.perf_counter() - start)  # the first one compiles kernels: the median takes no notice
+        if number and sum(times[1:]) > TRIAL_SECONDS:
             break
     start = time.perf_counter()
     accuracy(mlp, digits.test_images, digits.test_labels)
     evaluation = time.perf_counter() - start
-    return setting.epochs * (len(batches) * (spent / steps + LIGHTNING_STEP) + evaluation) + LIGHTNING_FIT
+    return setting.epochs * (len(batches) * (median(times) + LIGHTNING_STEP) + evaluation) + LIGHTNING_FIT
 
 
 def known_runs(store: Store) -> dict[Setting, Run]:

@@ -32,6 +32,10 @@ class Table:
         lines = ["   ".join(row).rstrip() for row in zip(*columns, strict=True)]
         return "\n".join([*lines, *([f"\n{self.note}"] if self.note else [])])
 
+    def markdown(self, level: int) -> str:
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, ["---"] * len(self.columns), *self.rows)]
+        return "\n".join([f"{'#' * level} {self.title}\n", *lines, *([f"\n{self.note}"] if self.note else [])])
+
     def html(self) -> str:
         def row(tag: str, cells: Iterable[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -1,0 +1,1 @@
+"""Published tables beside ours: one file a table, frame.py runs them all."""
