@@ -20,6 +20,7 @@ from suite import data
 from suite.data import DATASETS, Digits
 from suite.execution import (
     PROGRAM,
+    check_scipy,
     check_writable,
     collect,
     fail_to_write,
@@ -162,6 +163,7 @@ def load(name: str) -> PaperTable:
 
 def main(argv: list[str]) -> int:
     options = parse_options(argv)
+    check_scipy()
     if not options.dry_run:
         check_writable(options.out)
     status = 0

@@ -23,6 +23,7 @@ from .choices import CHECKS, KNOWN, LIBRARIES, OPTIM, OPTIMIZERS
 from .data import DATASETS, DIGITS, PIXELS, SCALES, DataError, Digits
 from .execution import (
     PROGRAM,
+    check_scipy,
     check_writable,
     collect,
     fail_to_write,
@@ -175,6 +176,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_and_report(command: str, argv: list[str]) -> int:
     options = parse_options(argv, command)
+    if (command, options.budget) != ("compare", "smoke"):
+        check_scipy()
     digits = data.load(options.dataset, options.data_dir)
     plan = plan_of(options, digits)
     store = open_store(options)
@@ -196,6 +199,7 @@ def report_again(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     options.out = options.folder
+    check_scipy()
     runs = list(open_store(options).runs.values())
     if not runs:
         fail(PROGRAM, f"no results in {options.folder}; train first, with --out {options.folder}", status=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn, TextIO
@@ -81,7 +82,13 @@ def collect(source: Iterator[Run]) -> tuple[list[Run], int]:
     return runs, 0
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- what must be there, and files
+
+
+def check_scipy() -> None:
+    """Before training rather than after."""
+    if find_spec("scipy") is None:
+        fail(PROGRAM, "intervals and tests need SciPy: pip install scipy", status=1)
 
 
 def open_store(options: argparse.Namespace) -> Store:
