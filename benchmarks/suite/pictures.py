@@ -170,7 +170,10 @@ PAIRS += [("optimizer", "batch_size"), ("optimizer", "hidden"), ("optimizer", "s
 
 
 def heat_maps(runs: Sequence[Run]) -> Figure | None:
-    """The mean accuracy over two axes of the grid at a time, over all else; None if no two axes vary."""
+    """The mean accuracy over two axes of the grid at a time, over all else; None if no two axes vary.
+
+    A cross is where some run diverged; means are of the others.
+    """
     maps = [axes for axes in PAIRS if all(len({getattr(run.setting, axis) for run in runs}) > 1 for axis in axes)]
     if not maps:
         return None
@@ -187,12 +190,14 @@ def heat_maps(runs: Sequence[Run]) -> Figure | None:
         image = panel.imshow(values, cmap="viridis", aspect="auto")
         middle = (np.nanmin(values) + np.nanmax(values)) / 2 if np.isfinite(values).any() else 0.0
         for (i, row), (j, column) in ((a, b) for a in enumerate(rows) for b in enumerate(columns)):
-            text = f"{values[i, j]:.1f}" if np.isfinite(values[i, j]) else "×" if (row, column) in cells else ""
+            mean = f"{values[i, j]:.1f}" if np.isfinite(values[i, j]) else ""
+            gone = "×" if any(run.diverged for run in cells.get((row, column), [])) else ""
+            text = f"{mean} {gone}".strip()
             ink = "black" if values[i, j] > middle else "white"
             panel.text(
                 j, i, text, ha="center", va="center", color=ink if np.isfinite(values[i, j]) else None, fontsize=17
             )
-        panel.set(title=f"Test accuracy, %: {down} and {across.replace('_', ' ')}")
+        panel.set(title=f"Test accuracy, %: {down} and {across.replace('_', ' ')} (× diverged)")
         panel.set_xticks(range(len(columns)), [tick(column) for column in columns], rotation=30, ha="right")
         panel.set_yticks(range(len(rows)), [tick(row) for row in rows])
         panel.grid(False)
