@@ -14,7 +14,7 @@ from .store import Store
 from .training import Run, accuracy, build_mlp
 
 TRIAL_SECONDS = 0.2
-LIGHTNING_STEP = 2e-4  # seconds that a step takes beyond its own, see epoch.py
+LIGHTNING_STEP = 8e-4  # seconds that a step takes beyond its own, see epoch.py
 LIGHTNING_FIT = 0.1
 
 
