@@ -17,8 +17,8 @@ import torch
 
 import torch_lecture_ops.nn.functional as F
 from torch_lecture_ops import optim
-from torch_lecture_ops.formula import EngineUnavailable, triton_engine
-from torch_lecture_ops.formula.triton_engine import Function
+from torch_lecture_ops.formula import EngineUnavailable, Formula, triton_engine
+from torch_lecture_ops.formula.triton_engine import Function, TritonLaunch
 
 # --------------------------------------------------------------------- what is compiled for compute capability 9.0
 
@@ -206,6 +206,57 @@ def test_no_kernel_is_built_during_a_capture(cuda, monkeypatch):
     with pytest.raises(RuntimeError, match="cannot be prepared while a CUDA graph is captured"):
         function(cuda, 1, [5], (1024, True))
     assert function._function.builds == 0
+
+
+# ---------------------------------------------------------------------------------------------------- how it launches
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What is launched: the number of items, and whether they are said to be aligned."""
+    seen, call = [], Function.__call__
+
+    def noted(function, device, programs, arguments, constants):
+        seen.append((arguments[4], constants[-1]))
+        call(function, device, programs, arguments, constants)
+
+    monkeypatch.setattr(Function, "__call__", noted)
+    return seen
+
+
+def at(byte, size):
+    """A tensor of ones that begins so many bytes after a multiple of 16."""
+    memory = torch.ones(size + 8)
+    return memory[(byte - memory.data_ptr() % 16) % 16 // 4 :][:size]
+
+
+@pytest.mark.needs_interpreter
+def test_items_that_are_not_aligned_go_in_a_launch_of_their_own(launches):
+    """A bias of 10 elements puts all gradients behind it, in the same memory, at any place."""
+    momentum = Formula(lambda p, g, b, *, mu: (p - (mu * b + g), mu * b + g), ("array",) * 3, (0, 2), ("mu",))
+    p, g, b = ([at(byte, 5) for byte in places] for places in ([0, 0, 4, 0], [0, 8, 0, 0], [0, 0, 0, 0]))
+    launch = TritonLaunch(momentum, fresh=(1,))
+    for _ in range(2):
+        launch([p, g, b], (0.5,))
+    assert launches == [(2, True), (2, False)] * 2
+    assert all(torch.equal(t, torch.full_like(t, 1 - 1.5 - 1.75)) for t in p)
+    launch([p, [at(0, 5) for _ in g], b], (0.5,))
+    assert launches[4:] == [(3, True), (1, False)]
+
+
+@pytest.mark.needs_interpreter
+def test_nothing_is_stored_if_one_launch_of_several_cannot_be_built(monkeypatch):
+    monkeypatch.setattr(Function, "_build", refuse_unaligned)
+    p = [at(0, 5), at(4, 5)]
+    with pytest.raises(EngineUnavailable, match="no such thing"):
+        TritonLaunch(Formula(lambda p: 2 * p, ("array",), (0,), name="Other"))([p], ())
+    assert all(torch.equal(t, torch.ones(5)) for t in p)
+
+
+def refuse_unaligned(function, device, arguments, constants, num_warps):
+    if not constants[-1]:
+        return EngineUnavailable("no such thing")
+    return lambda programs, *given: function._function[(programs,)](*given)
 
 
 # ------------------------------------------------------------------------------------------------------------- graphs

@@ -23,6 +23,7 @@ BLOCK = 1024  # elements that a program has in its registers: 8 a thread, so tha
 CHUNK = 16 * BLOCK  # elements of a program of many items: enough to pay for what it computes once, in double
 WARPS = 4
 ALIGNMENT = 16  # bytes of the widest load
+MOST_WORKS = 64  # divisions of the items that a launch remembers
 
 # A hyper that lies on a device keeps its place in memory there: which ones do, with their dtypes.
 OnDevice = tuple[tuple[int, torch.dtype], ...]
@@ -59,7 +60,15 @@ class Function:
         constants: tuple[Any, ...],
         num_warps: int = WARPS,
     ) -> None:
-        """Run so many programs on the current stream of the device.
+        """Run so many programs on the current stream of the device. Raises as `ready`."""
+        run = self.ready(device, arguments, constants, num_warps)
+        with on(device):
+            run(programs, *arguments, *constants)
+
+    def ready(
+        self, device: torch.device, arguments: Sequence[Any], constants: tuple[Any, ...], num_warps: int = WARPS
+    ) -> Callable[..., None]:
+        """What runs it, built now if it was not.
 
         Raises:
             EngineUnavailable: Triton cannot build the kernel here.
@@ -71,8 +80,7 @@ class Function:
                 run = self._built[what] = self._build(device, arguments, constants, num_warps)
         if isinstance(run, EngineUnavailable):
             raise EngineUnavailable(*run.args)
-        with on(device):
-            run(programs, *arguments, *constants)
+        return run
 
     def _build(
         self, device: torch.device, arguments: Sequence[Any], constants: tuple[Any, ...], num_warps: int
@@ -186,8 +194,9 @@ class TritonArrays:
 class TritonLaunch(Launch):
     """The launches of the Triton engine: over CUDA tensors (in Triton's interpreter: over CPU tensors).
 
-    What is one number an item may lie on the device, where the kernel reads and writes it, or on the CPU: then items
-    with the same numbers go in one launch, which gets them as arguments.
+    One launch does all, but for two cases. What is one number an item may lie on the device, where the kernel reads and
+    writes it, or on the CPU: then items with the same numbers go in one launch, which gets them as arguments. And items
+    whose memory is not aligned go in a launch of their own, which loads element by element.
     """
 
     name, where = "Triton", "one CUDA device"
@@ -196,7 +205,7 @@ class TritonLaunch(Launch):
         super().__init__(formula, fresh)
         self._laid_out: Any = None  # what the work was divided for
         self._works: dict[tuple[int, ...], _Work] = {}  # by items
-        self._content, self._is_aligned = b"", False
+        self._content, self._unaligned = b"", frozenset[int]()  # the addresses; the items that they are of
 
     def supports(self, tensor: Tensor) -> bool:
         return (
@@ -225,16 +234,22 @@ class TritonLaunch(Launch):
 
     def run(self, columns: Sequence[list[Tensor]], table: array[int], hypers: Sequence[Any]) -> None:
         hypers = [self._readable(hyper) for hyper in hypers]
-        content = table.tobytes()
-        if content != self._content:
-            count = len(self.numels)
-            arrays = (k for k in range(len(self.dtypes)) if self._formula.kind(k) == "array")
-            self._is_aligned = all(is_aligned(table[k * count : (k + 1) * count]) for k in arrays)
-            self._content = content
+        groups = self._groups(columns)
+        launches = [
+            self._prepared(chosen, table, hypers, numbers)
+            for items, numbers in groups
+            for chosen in self._by_alignment(items, table)
+        ]
+        for launch in launches:  # when all are sure to run
+            launch()
+        for items, numbers in groups if self._on_host else []:
+            self._advance(columns, items, numbers, hypers)
+
+    def _groups(self, columns: Sequence[list[Tensor]]) -> list[tuple[tuple[int, ...], list[float]]]:
+        """The items with the same numbers on the host, and these."""
         everything = tuple(range(len(self.numels)))
         if not self._on_host:
-            self._launch(everything, table, hypers, ())
-            return
+            return [(everything, [])]
         if is_capturing(self.device):
             raise RuntimeError(
                 f"Attempting CUDA graph capture of step() for an instance of {self._formula.name} but param_groups' "
@@ -242,16 +257,26 @@ class TritonLaunch(Launch):
             )
         values = [torch.stack(columns[k]).flatten().tolist() for k in self._on_host]
         if all(column.count(column[0]) == len(column) for column in values):  # nearly always
-            together = {None: everything}
-        else:
-            groups: dict[Any, list[int]] = defaultdict(list)
-            for item, scalars in enumerate(zip(*values, strict=True)):
-                groups[tuple(map(float.hex, scalars))].append(item)  # as text: NaN is itself, -0 is not 0
-            together = {scalars: tuple(items) for scalars, items in groups.items()}
-        for items in together.values():
-            numbers = [column[items[0]] for column in values]
-            self._launch(items, table, hypers, numbers)
-            self._advance(columns, items, numbers, hypers)
+            return [(everything, [column[0] for column in values])]
+        together: dict[Any, list[int]] = defaultdict(list)
+        for item, numbers in enumerate(zip(*values, strict=True)):
+            together[tuple(map(float.hex, numbers))].append(item)  # as text: NaN is itself, -0 is not 0
+        return [(tuple(items), [column[items[0]] for column in values]) for items in together.values()]
+
+    def _by_alignment(self, items: tuple[int, ...], table: array[int]) -> list[tuple[int, ...]]:
+        """These items, or the aligned ones of them and the others."""
+        content = table.tobytes()
+        if content != self._content:
+            count = len(self.numels)
+            arrays = [k * count for k in range(len(self.dtypes)) if self._formula.kind(k) == "array"]
+            self._unaligned = frozenset(
+                item for item in range(count) if not is_aligned(table[start + item] for start in arrays)
+            )
+            self._content = content
+        if not self._unaligned:
+            return [items]
+        parts = ([item for item in items if (item in self._unaligned) == odd] for odd in (False, True))
+        return [tuple(part) for part in parts if part]
 
     def _readable(self, hyper: Any) -> Any:
         """A hyper as a kernel reads it: one on a device as a float on this one."""
@@ -269,18 +294,23 @@ class TritonLaunch(Launch):
             number = torch.tensor(value, dtype=torch.float64, device="cpu")
             torch._foreach_copy_([columns[k][item] for item in items], [number] * len(items))
 
-    def _launch(
-        self, items: tuple[int, ...], table: array[int], hypers: Sequence[Any], scalars: Sequence[float]
-    ) -> None:
-        """Run over these items, whose numbers on the host, if there are any, are `scalars`."""
+    def _prepared(
+        self, items: tuple[int, ...], table: array[int], hypers: Sequence[Any], numbers: Sequence[float]
+    ) -> Callable[[], None]:
+        """What runs over these items, all aligned or none, whose numbers on the host, if any, are these."""
         work = self._works.get(items)
         if work is None:
+            if len(self._works) == MOST_WORKS:
+                self._works.clear()
             work = self._works[items] = _Work([self.numels[item] for item in items], self.device, not self._on_host)
         count = len(self.numels)
         own = table if len(items) == count else array("Q", _of_items(table, items, count))
-        on_device, arguments = with_hypers(work.upload(own), hypers, scalars)
-        kernel = triton_kernel(self._formula, self.dtypes, self._on_host, on_device)
-        kernel.run(self.device, work.programs, arguments, (CHUNK, BLOCK, self._is_aligned))
+        on_device, arguments = with_hypers(work.upload(own), hypers, numbers)
+        function = triton_kernel(self._formula, self.dtypes, self._on_host, on_device).run
+        constants = (CHUNK, BLOCK, items[0] not in self._unaligned)
+        function.ready(self.device, arguments, constants)
+        # The work as a whole, so that its tables are there until then.
+        return lambda: function(self.device, work.programs, arguments, constants)
 
 
 def _of_items(table: array[int], items: tuple[int, ...], count: int) -> Iterator[int]:
