@@ -139,11 +139,10 @@ UNASKED = {"default": Engine("c", {}, "cpu"), "default-cuda": Engine("triton", {
 
 
 # Marks of tests -> where they do not run.
-NOWHERE = {"long": "interpreter", "host": "cuda"}
+NOWHERE = {"not_interpreted": "interpreter", "host": "cuda"}
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "long: takes too long in Triton's interpreter, where nothing new is to be seen")
     config.addinivalue_line("markers", "host: something beside the optimizer needs the CPU")
 
 

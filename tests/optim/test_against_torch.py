@@ -85,7 +85,7 @@ def test_complex_parameters_are_torchs(name, dtype, engine, table):
     in_lock_step(table, table.Case(name, kwargs), engine, dtype, 4, [(), (3,), (8, 9)], lambda step, count: [])
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 def test_large_parameters_in_several_threads_are_torchs(name, engine, table):
     """Above 32768 elements the C engine divides the elements among threads, whatever the bounds of the parameters."""
     shapes = [(20011,), (3,), (), (151, 200), (40001,)]
@@ -128,7 +128,7 @@ def test_lr_tensor_is_lr_number(name, engine, table):
             assert table.distance(got[key], column) <= 2, (dtype, shape, key)
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 def test_training_goes_as_torchs(name, engine, table):
     """100 steps of logistic regression, where every error feeds back into the gradients."""
     case = table.Case(name, table.cases[name][0])

@@ -69,7 +69,7 @@ def assert_bits(got, expected):
 # ----------------------------------------------------------------------------------------------------------- GradScaler
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_CLASS
 @pytest.mark.parametrize("overflows", [(), (0,), (3,), (0, 1, 4)], ids=str)
 def test_scaled_training(which, asked, overflows, make):

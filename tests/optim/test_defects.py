@@ -130,7 +130,7 @@ def test_first_gradient_comes_late(name, kwargs, asked):
             torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, 1300), (torch.bfloat16, 200)], ids=str)
 def test_centered_under_a_constant_gradient(asked, dtype, steps):
     """torch: v - ḡ² is rounded to below zero, and its root is NaN, at step 1210 or so (bfloat16: 137)."""

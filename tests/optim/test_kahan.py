@@ -61,7 +61,7 @@ def state_of(p, optimizer):
     return {key: value for key, value in optimizer.state.get(p, {}).items() if key != "compensation"}
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 def test_steps_that_rounding_takes(asked):
     """100 steps of -0.001 lead from 1 to 0.9. torch in bfloat16 stays at 1, where half a unit is 0.002."""
     runs = []
@@ -106,7 +106,7 @@ def test_a_step_is_one_of_float32(which, kwargs, dtype, engine, table):
     assert any(optimizer.state[p]["compensation"].count_nonzero() for p in params)
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_HALF
 @EACH_CLASS
 def test_small_steps_add_up(which, dtype, asked, table):

@@ -329,7 +329,7 @@ def closure_of(model, x, y, optimizer):
     return closure
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_FORM
 def test_training_by_closure_and_by_hand(form, asked):
     """To the bit the same; the loss falls."""

@@ -217,7 +217,7 @@ LONG = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @pytest.mark.slow
 def test_2000_steps(name, engine, table):
     """No tensor and no memory more than after the first 200; and the parameters are where torch leads them."""

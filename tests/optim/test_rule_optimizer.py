@@ -128,7 +128,7 @@ SCHEDULERS = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS)
 @pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
 def test_schedulers(name, asked, schedule, as_tensor, table):

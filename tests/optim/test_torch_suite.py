@@ -105,6 +105,7 @@ def descend(params, optimizer, schedulers=(), steps=20):
 # ---------------------------------------------------------------------------------------------------------- the numbers
 
 
+@pytest.mark.not_interpreted
 @EACH_CONFIG
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_seven_iterations_are_torchs(which, config, dtype, engine, table):
@@ -210,7 +211,7 @@ def test_complex_numbers_are_pairs_of_real_ones(which, config, engine):
     assert [optimizer.engine for optimizer in optimizers] == [engine.name] * 2
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_CONFIG
 def test_complex_numbers_are_real_and_imaginary_parts(which, config, engine):
     """torch's test_complex_2d: down the absolute value of Rosenbrock's function of complex numbers."""
@@ -235,7 +236,7 @@ def test_complex_numbers_are_real_and_imaginary_parts(which, config, engine):
 # -------------------------------------------------------------------------------------------------- the right direction
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_CONFIG
 def test_goes_the_right_direction(which, config, engine):
     """In 20 steps: parameters that are contiguous and not, without schedulers and with each set of torch's table."""
@@ -248,7 +249,7 @@ def test_goes_the_right_direction(which, config, engine):
         assert optimizer.engine == engine.name
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 def test_groups_with_schedulers_go_the_right_direction(name, engine):
     for schedule in SCHEDULES[name]:
         weight, bias = params = weight_and_bias()
@@ -258,7 +259,7 @@ def test_groups_with_schedulers_go_the_right_direction(name, engine):
         assert after < before
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_CONFIG
 def test_weight_decay_of_a_group(which, config, engine):
     """Of one group, not of the other: 20 steps go in the right direction."""
@@ -269,7 +270,7 @@ def test_weight_decay_of_a_group(which, config, engine):
     assert after > before if config.kwargs.get("maximize") else after < before
 
 
-@pytest.mark.long
+@pytest.mark.not_interpreted
 @EACH_CONFIG
 def test_learning_rate_of_a_group(which, config, engine):
     """Where it is next to nothing, a parameter stays as it is, to the bit."""
@@ -335,6 +336,7 @@ def perhaps_named(params, named):
     return list(zip(("weight", "bias"), params, strict=True)) if named else params
 
 
+@pytest.mark.not_interpreted
 @EACH_CONFIG
 def test_a_loaded_run_goes_on_to_the_bit(which, config, engine):
     """Whether parameters have names or not, then and now; who has no names takes those of the checkpoint."""
