@@ -29,7 +29,8 @@ class Estimate:
         return self.mean - (self.half_width or 0.0), self.mean + (self.half_width or 0.0)
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.half_width is None else f" ± {self.half_width:.2f}")
+        digits = 2 if abs(self.mean) >= 1 else 4  # of percents two; a training loss is smaller
+        return f"{self.mean:.{digits}f}" + ("" if self.half_width is None else f" ± {self.half_width:.{digits}f}")
 
 
 def estimate(values: Sequence[float]) -> Estimate:

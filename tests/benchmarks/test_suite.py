@@ -183,6 +183,7 @@ def test_intervals_are_those_of_scipy():
     assert mean.interval == pytest.approx((low, high))
     assert str(mean) == "94.26 ± 0.34"
     assert str(statistics.estimate([94.0])) == "94.00"
+    assert str(statistics.estimate([0.0812, 0.0814])) == "0.0813 ± 0.0013"
 
 
 def test_the_t_quantile_is_that_of_the_tables():
