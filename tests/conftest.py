@@ -14,7 +14,6 @@ import shutil
 import sys
 import weakref
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,7 @@ def missing_compiler():
     return "" if shutil.which(command) else f"no C compiler: {command!r} not found"
 
 
-@cache
+@functools.cache
 def missing_interpreter():
     found = importlib.util.find_spec("triton")
     if found is None:
@@ -108,12 +107,6 @@ def device(request):
     """The device of the tensors of a test, by the engine of each place in turn."""
     with computing(request.param) as device:
         yield device
-
-
-@pytest.fixture
-def at():
-    """A context in which a place computes, see `computing`."""
-    return computing
 
 
 @pytest.fixture
@@ -201,7 +194,6 @@ def _widened(builder, source, dtype):
 
 def _splat(builder, dtype, source):
     """One value as a block, of the type that it has. (A comparison of numbers is said there to be a number.)"""
-    import numpy as np
     from triton.runtime.interpreter import TensorHandle
 
     return TensorHandle(np.full(dtype.shape, source.data, source.data.dtype), source.dtype.scalar)
@@ -209,7 +201,6 @@ def _splat(builder, dtype, source):
 
 def _argument(convert, value):
     """An integer of 64 bits, as the kernels have them. (In the interpreter the address of nothing, 0, has 32.)"""
-    import numpy as np
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 

@@ -52,8 +52,8 @@ both_ways = ways(kernels=SOME, operators=SOME, interpreter=SOME, cuda=DTYPES)  #
 
 
 @pytest.fixture
-def way(request, at):
-    with at("interpreter" if request.param == "interpreter" else "cpu"):
+def way(request, computing):
+    with computing("interpreter" if request.param == "interpreter" else "cpu"):
         yield request.param
 
 

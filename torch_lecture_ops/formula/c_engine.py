@@ -15,7 +15,7 @@ from torch import Tensor, get_num_threads
 from .c_compiler import load
 from .c_source import MEMORY, c_source
 from .engine import built_once
-from .launch import PLAIN, Launch
+from .launch import Launch
 from .trace import Formula, trace
 
 GRAIN = 32768  # elements below which a second thread costs more than it brings
@@ -85,15 +85,7 @@ class CLaunch(Launch):
     """The launches of the C engine: over CPU tensors."""
 
     name, where = "C", "the CPU"
-
-    def supports(self, tensor: Tensor) -> bool:
-        return (
-            type(tensor) in PLAIN
-            and tensor.is_cpu
-            and tensor.dtype in MEMORY
-            and tensor.layout is torch.strided
-            and not tensor.is_neg()
-        )
+    memory, devices = MEMORY, ("cpu",)
 
     def prepare(self, columns: Sequence[list[Tensor]]) -> None:
         self._kernel = kernel(self._formula, self.dtypes)

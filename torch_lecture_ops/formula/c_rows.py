@@ -21,7 +21,7 @@ from .c_engine import GRAIN, threads_for
 from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
 from .trace import LEAVES, Formula, Node, trace
-from .writer import Loops, at, bases
+from .writer import Loops, at, bases, indented
 
 # A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
 ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
@@ -193,9 +193,9 @@ class _RowWriter(CWriter):
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
         # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         simd = f"#pragma omp simd{clauses}"
-        short = ["if (j < n) {", *_indented(body), "}"]
-        lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *_indented(body), "}"]
-        lines += ["if (whole < n)", simd, "for (int64_t j = 0; j < LANES; j++) {", *_indented(short), "}"]
+        short = ["if (j < n) {", *indented(body), "}"]
+        lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *indented(body), "}"]
+        lines += ["if (whole < n)", simd, "for (int64_t j = 0; j < LANES; j++) {", *indented(short), "}"]
         return [*uniforms, *before, *lines, *after]
 
     def _lines(self, roots: Sequence[int], loop: int) -> list[str]:
@@ -249,7 +249,3 @@ class _RowWriter(CWriter):
     def _at(self, column: int, index: str) -> str:
         base, index = at(column, index, self.interleaved)
         return f"c{base}[{index}]"
-
-
-def _indented(lines: Sequence[str]) -> list[str]:
-    return ["    " + line for line in lines]

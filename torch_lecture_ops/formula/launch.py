@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate, chain
 from operator import is_
 from typing import ClassVar
@@ -33,6 +33,8 @@ class Launch:
 
     name: ClassVar[str]  # of the engine
     where: ClassVar[str]  # its tensors lie
+    memory: ClassVar[Collection[torch.dtype]]  # the dtypes that it knows
+    devices: ClassVar[Collection[str]]  # the types of devices
 
     def __init__(self, formula: Formula, fresh: Sequence[int] = ()) -> None:
         self._formula, self._fresh = formula, tuple(fresh)
@@ -40,7 +42,13 @@ class Launch:
 
     def supports(self, tensor: Tensor) -> bool:
         """Whether the engine computes on such a tensor: its memory, on the right device, holds its values."""
-        raise NotImplementedError
+        return (
+            type(tensor) in PLAIN
+            and tensor.device.type in self.devices
+            and tensor.dtype in self.memory
+            and tensor.layout is torch.strided
+            and not tensor.is_neg()
+        )
 
     def supports_scalar(self, tensor: Tensor) -> bool:
         """The same for what is one number an item."""

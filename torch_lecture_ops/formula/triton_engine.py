@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .engine import EngineUnavailable, built_once
-from .launch import PLAIN, Launch
+from .launch import Launch
 from .trace import Formula, trace
 from .triton_source import TRITON_MEMORY, TritonWriter
 
@@ -200,21 +200,13 @@ class TritonLaunch(Launch):
     """
 
     name, where = "Triton", "one CUDA device"
+    memory, devices = TRITON_MEMORY, ("cuda", "cpu")
 
     def __init__(self, formula: Formula, fresh: Sequence[int] = ()) -> None:
         super().__init__(formula, fresh)
         self._laid_out: Any = None  # what the work was divided for
         self._works: dict[tuple[int, ...], _Work] = {}  # by items
         self._content, self._unaligned = b"", frozenset[int]()  # the addresses; the items that they are of
-
-    def supports(self, tensor: Tensor) -> bool:
-        return (
-            type(tensor) in PLAIN
-            and tensor.device.type in ("cuda", "cpu")
-            and tensor.dtype in TRITON_MEMORY
-            and tensor.layout is torch.strided
-            and not tensor.is_neg()
-        )
 
     def is_on_host(self, scalar: Tensor) -> bool:
         """Whether a kernel cannot read it."""
@@ -234,11 +226,12 @@ class TritonLaunch(Launch):
 
     def run(self, columns: Sequence[list[Tensor]], table: array[int], hypers: Sequence[Any]) -> None:
         hypers = [self._readable(hyper) for hyper in hypers]
+        self._find_unaligned(table)
         groups = self._groups(columns)
         launches = [
             self._prepared(chosen, table, hypers, numbers)
             for items, numbers in groups
-            for chosen in self._by_alignment(items, table)
+            for chosen in self._by_alignment(items)
         ]
         for launch in launches:  # when all are sure to run
             launch()
@@ -263,8 +256,8 @@ class TritonLaunch(Launch):
             together[tuple(map(float.hex, numbers))].append(item)  # as text: NaN is itself, -0 is not 0
         return [(tuple(items), [column[items[0]] for column in values]) for items in together.values()]
 
-    def _by_alignment(self, items: tuple[int, ...], table: array[int]) -> list[tuple[int, ...]]:
-        """These items, or the aligned ones of them and the others."""
+    def _find_unaligned(self, table: array[int]) -> None:
+        """Anew only for other addresses."""
         content = table.tobytes()
         if content != self._content:
             count = len(self.numels)
@@ -273,6 +266,9 @@ class TritonLaunch(Launch):
                 item for item in range(count) if not is_aligned(table[start + item] for start in arrays)
             )
             self._content = content
+
+    def _by_alignment(self, items: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """These items, or the aligned ones of them and the others."""
         if not self._unaligned:
             return [items]
         parts = ([item for item in items if (item in self._unaligned) == odd] for odd in (False, True))

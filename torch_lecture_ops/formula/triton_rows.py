@@ -13,8 +13,8 @@ from torch import Tensor
 from .engine import built_once
 from .trace import Formula, Node, trace
 from .triton_engine import ALIGNMENT, BLOCK, WARPS, Function, OnDevice, functions, is_aligned, with_hypers
-from .triton_source import HEAD, TRITON_MEMORY, TritonWriter, indented
-from .writer import Loops, at, bases
+from .triton_source import HEAD, TRITON_MEMORY, TritonWriter, block
+from .writer import Loops, at, bases, indented
 
 TRITON_ROW_MEMORY = TRITON_MEMORY | {torch.int64: "tl.int64", torch.uint8: "tl.uint8"}
 WIDEST = 4 * BLOCK  # elements of a row that a program has in its registers
@@ -147,10 +147,10 @@ class TritonRowWriter(TritonWriter):
             lines.append(f"tl.store({own}, tl.sum(tl.where(is_row, n{line}, 0.0)))")
         return HEAD + _ROWS.format(
             **self.signature(integers),
-            bases=indented([self._pointer(column, f"(a{column} + f{column})") for column in self.bases]),
-            pointers=indented(pointers),
-            aligned=indented(aligned),
-            lines=indented(lines),
+            bases=block([self._pointer(column, f"(a{column} + f{column})") for column in self.bases]),
+            pointers=block(pointers),
+            aligned=block(aligned),
+            lines=block(lines),
         )
 
     def arrays_in_memory(self) -> list[int]:
@@ -186,7 +186,7 @@ class TritonRowWriter(TritonWriter):
         if self.whole:  # the compiler finds what loops have in common: it is loaded and computed once
             body = ["j = lane", *body]
         else:
-            body = ["for k in range(0, length, BLOCK):", *indented(["j = k + lane", *body]).splitlines()]
+            body = ["for k in range(0, length, BLOCK):", *indented(["j = k + lane", *body])]
         return [*uniforms, *before, *body, *after]
 
     def uniform(self, node: Node) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 
 from .trace import Node, Program
-from .writer import TEMPLATES, VOCABULARY, Writer, as_number, is_comparison
+from .writer import TEMPLATES, VOCABULARY, Writer, indented, is_comparison
 
 # How Triton calls what lies in memory. Half types are computed with in float32.
 TRITON_MEMORY = {
@@ -120,7 +120,7 @@ class TritonWriter(Writer):
 
     def source(self) -> str:
         """`run`, and `run_one` if there are arrays alone."""
-        elements = indented(self._elements())  # adds to the table
+        elements = block(self._elements())  # adds to the table
         names = {
             "columns": "".join(f"c{column}, " for column in self.arrays()),
             "uniforms": "".join(f"u{place}, " for place in range(len(self.table))),
@@ -143,21 +143,21 @@ class TritonWriter(Writer):
         numbers = [f"a{column}" for column in self.scalars() if column in self.on_host]
         return _ITEMS.format(
             **self.signature(["chunks", "addresses", "done", "programs", "items"], numbers),
-            loads=indented(loads),
-            stores=_STORES + indented(stores) if stores else "",
+            loads=block(loads),
+            stores=_STORES + block(stores) if stores else "",
             **self._body(names),
         )
 
     def _run_one(self, names: Mapping[str, str]) -> str:
         places = [f"a{column}" for column in range(len(self.dtypes))]
         loads = [self._pointer(column, f"a{column}") for column in self.arrays()]
-        return _ONE.format(**self.signature(["size", *places]), loads=indented(loads), **self._body(names))
+        return _ONE.format(**self.signature(["size", *places]), loads=block(loads), **self._body(names))
 
     def _body(self, names: Mapping[str, str]) -> dict[str, str]:
         lines = [*self.hypers(), *self._uniforms()]
         lines += [f"u{place} = ({expression}).to({self.real})" for place, expression in enumerate(self.table)]
         aligned = [f"    c{column} = tl.multiple_of(c{column}, 16)" for column in self.arrays()]
-        return {"lines": indented(lines), "aligned": indented(aligned), **names}
+        return {"lines": block(lines), "aligned": block(aligned), **names}
 
     def signature(self, integers: Sequence[str], numbers: Sequence[str] = ()) -> dict[str, str]:
         """The parameters of a kernel: integers, addresses of hypers among them; numbers, and the other hypers.
@@ -206,7 +206,9 @@ class TritonWriter(Writer):
         return f"h{number}"
 
     def literal(self, number: str) -> str:
-        return f"tl.full((), {python_literal(number)}, tl.float64)"
+        value = float.fromhex(number)
+        text = repr(value) if value - value == 0 else f'float("{value}")'
+        return f"tl.full((), {text}, tl.float64)"
 
     def load(self, column: int) -> str:
         return f"m.load({self.pointers(column)}, mask, MASKED).to({self.real})"
@@ -230,12 +232,6 @@ def _as_number(node: Node, expression: str, real: str) -> str:
     return f"({expression}).to({real})" if is_comparison(node) else expression
 
 
-def python_literal(number: str) -> str:
-    """A number, given in hexadecimal, as Python text."""
-    value = as_number(number)
-    return repr(value) if value - value == 0 else f'float("{value}")'
-
-
-def indented(lines: Sequence[str]) -> str:
-    """The lines of a block."""
-    return "\n".join("    " + line for line in lines)
+def block(lines: Sequence[str]) -> str:
+    """The text of an indented block."""
+    return "\n".join(indented(lines))

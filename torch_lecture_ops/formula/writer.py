@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -178,6 +178,6 @@ def is_comparison(node: Node) -> bool:
     return node.operation in COMPARISONS
 
 
-def as_number(text: str) -> Any:
-    """A number of a trace."""
-    return float.fromhex(text)
+def indented(lines: Iterable[str]) -> list[str]:
+    """The lines of a block."""
+    return ["    " + line for line in lines]
