@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import torch_lecture_ops.formula as vocabulary
 from torch_lecture_ops.formula import CLaunch, EngineUnavailable, Formula, FormulaError, exp, foreach, log, loop, where
 from torch_lecture_ops.formula.c_engine import GRAIN
+from torch_lecture_ops.formula.c_engine import kernel as c_kernel
 from torch_lecture_ops.formula.triton_engine import BLOCK, CHUNK, TritonLaunch
 
 
@@ -649,6 +650,39 @@ def test_two_python_threads_build_the_same_kernel_at_once():
     for worker in workers:
         worker.join(60)
     assert results == [[1.375] * 3] * 2
+
+
+@pytest.mark.needs_compiler
+def test_other_python_threads_run_while_a_kernel_does():
+    x = torch.full((2_000_000,), 1.5, dtype=torch.float64)
+    one = c_kernel(Formula(lambda x, *, a: x**a**a, ("array",), (0,), ("a",)), (x.dtype,)).one
+    worker = threading.Thread(target=one, args=(x.numel(), 1, x.data_ptr(), 1.01))
+    steps = 0
+    worker.start()
+    while worker.is_alive():
+        steps += 1
+    assert steps > 1000  # of a loop that takes less than a microsecond, in some milliseconds
+    assert (x != 1.5).all()
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        ((), TypeError, "a kernel takes 4 arguments, got 0"),
+        ((3, 1, 0), TypeError, "a kernel takes 4 arguments, got 3"),
+        ((3, 1, 0, 1.0, 1.0), TypeError, "a kernel takes 4 arguments, got 5"),
+        ((3, 1, 1.5, 1.0), TypeError, "float"),
+        ((3, 1, 2**70, 1.0), OverflowError, "too big"),
+        ((3, 1, 0, "1"), TypeError, "str"),
+        ((3, 1, 0, None), TypeError, "NoneType"),
+    ],
+    ids=str,
+)
+def test_a_call_of_a_kernel_with_other_arguments_is_an_error_and_touches_nothing(arguments, error, text):
+    one = c_kernel(Formula(lambda x, *, a: x * a, ("array",), (0,), ("a",)), (torch.float32,)).one
+    with pytest.raises(error, match=text):
+        one(*arguments)
 
 
 # ------------------------------------------------------------------------------------- one launch, changing tensors

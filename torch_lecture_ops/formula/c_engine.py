@@ -6,8 +6,6 @@ import ctypes
 import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from struct import Struct
-from typing import Any
 
 import torch
 from torch import Tensor, get_num_threads
@@ -36,20 +34,28 @@ def threads_for(elements: int) -> int:
     return 1 if elements < GRAIN or _forked else get_num_threads()
 
 
+# PyCFunction_NewEx(method, self, module)
+_new_builtin = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+
+
+def builtin(library: ctypes.CDLL, itself: bytes = b"") -> Callable[..., tuple[float, ...]]:
+    """The built-in function that a library defines, see `c_source`; `itself` is what it finds in its `self`."""
+    return _new_builtin(ctypes.addressof(ctypes.c_char.in_dll(library, "builtin")), itself, None)
+
+
 class Kernel:
     """A formula compiled for columns of certain dtypes. Knows addresses, no tensors.
 
-    `run_one(pack(elements, threads, address, ..., hyper, ...))` is the compiled function for a single item, for those
-    who cannot afford more: each argument of a C function would cost as much time as all of a block of bytes.
+    `one(elements, threads, address, ..., hyper, ...)` runs over a single item, for those who cannot afford more.
     """
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         library = load(c_source(trace(formula), dtypes))
         self._run = library.run
         self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
-        self.run_one: Callable[[bytes], int] = library.run_one
-        library.run_one.argtypes = [ctypes.c_char_p]
-        self.pack = Struct(f"{2 + len(dtypes)}q{len(formula.hypers)}d").pack
+        self.one = builtin(library)
 
     def __call__(self, starts: array[int], addresses: array[int], hypers: Sequence[float]) -> None:
         """Run over the items, whose elements are starts[i]..starts[i + 1]; `addresses` goes column by column."""
@@ -64,16 +70,11 @@ class Kernel:
         if failed:
             raise MemoryError("no memory for the table of a kernel")
 
-    @property
-    def fast(self) -> tuple[Any, Any]:
-        """For those who cannot afford `run_arrays`: the compiled function, and what packs its argument."""
-        return self.run_one, self.pack
-
     def run_arrays(
         self, device: torch.device, elements: int, addresses: Iterable[int], hypers: Iterable[float]
     ) -> None:
         """Run over so many elements of columns that are all arrays."""
-        self.run_one(self.pack(elements, threads_for(elements), *addresses, *hypers))
+        self.one(elements, threads_for(elements), *addresses, *hypers)
 
 
 def kernel(formula: Formula, dtypes: tuple[torch.dtype, ...]) -> Kernel:

@@ -7,17 +7,14 @@ are kept, and their sum; the quotients.
 
 from __future__ import annotations
 
-import ctypes
-from array import array
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import chain
 from struct import Struct
 
 import torch
 
 from .c_compiler import load
-from .c_engine import GRAIN, threads_for
+from .c_engine import GRAIN, builtin, threads_for
 from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
 from .trace import LEAVES, Formula, Node, trace
@@ -29,16 +26,12 @@ ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint
 # Dearer than storing a value and loading it again
 COSTLY = frozenset(("exp", "expm1", "log", "log1p", "softplus", "tanh", "pow"))
 
-_NO_TOTALS = array("d")
-
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
 // their number, their length, that of the last one; for each column its stride and how many bytes after its address
-// it begins; then the threads to use, the addresses, the hypers. Totals are added up block by block, so that they do
-// not depend on the number of threads.
-static int blocks(const int64_t *table, double *sums, int64_t size, int64_t from, int64_t to) {{
-    const int64_t *address = table + 4 + 2 * BASES;
-    const double *hyper = (const double *)(address + BASES);
+// it begins. Totals are added up block by block, so that they do not depend on the number of threads.
+static int blocks(const int64_t *table, const int64_t *address, const double *hyper, double *sums, int64_t size,
+                  int64_t from, int64_t to) {{
     const int64_t rows = table[0], length = table[1], last = table[2];
     {real} small[KEPT * SMALL + 1], *kept = small;
     if (KEPT && length > SMALL && !(kept = malloc(KEPT * length * sizeof({real})))) return 1;
@@ -53,18 +46,18 @@ static int blocks(const int64_t *table, double *sums, int64_t size, int64_t from
     return 0;
 }}
 
-int run(const int64_t *table, double *totals) {{
-    int64_t rows = table[0], length = table[1], threads = table[3 + 2 * BASES];
+static int run(const int64_t *table, const int64_t *address, const double *hyper, int64_t threads, double *totals) {{
+    int64_t rows = table[0], length = table[1];
     int64_t size = length < GRAIN ? GRAIN / (length + 1) : 1, count = (rows + size - 1) / size;
     double few[SMALL], *sums = few;
     if (count * TOTALS > SMALL && !(sums = malloc(count * TOTALS * sizeof(double)))) return 1;
     int failed = 0;
-    if (threads <= 1) failed = blocks(table, sums, size, 0, count);
+    if (threads <= 1) failed = blocks(table, address, hyper, sums, size, 0, count);
     else {{
         #pragma omp parallel num_threads(threads) reduction(|:failed)
         {{
             int64_t k = omp_get_thread_num(), n = omp_get_num_threads();
-            failed = blocks(table, sums, size, count * k / n, count * (k + 1) / n);
+            failed = blocks(table, address, hyper, sums, size, count * k / n, count * (k + 1) / n);
         }}
     }}
     for (int64_t k = 0; k < TOTALS; k++) totals[k] = 0;
@@ -73,6 +66,20 @@ int run(const int64_t *table, double *totals) {{
     if (sums != few) free(sums);
     return failed;
 }}
+
+// Python's call (threads, address, ..., hyper, ...) of a function whose self is the table.
+static PyObject *rows(PyObject *self, PyObject *const *arguments, int64_t count) {{
+    int64_t words[1 + BASES];
+    double hyper[HYPERS + 1], totals[TOTALS + 1];
+    if (!read_call(arguments, count, 1 + BASES, words, HYPERS, hyper)) return NULL;
+    const int64_t *table = (const int64_t *)PyBytes_AsString(self);
+    void *state = PyEval_SaveThread();
+    int failed = run(table, words + 1, hyper, words[0], totals);
+    PyEval_RestoreThread(state);
+    return failed ? PyErr_Format(PyExc_MemoryError, "no memory for the rows of a kernel") : tuple_of(TOTALS, totals);
+}}
+
+struct method builtin = {{"kernel", rows, FASTCALL, NULL}};
 """
 
 
@@ -87,16 +94,12 @@ class RowKernel:
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
         writer = _RowWriter(formula, dtypes, interleaved)
-        self._run = load(writer.source()).run
-        self._run.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
-        columns = len(writer.bases)
-        self._pack_shape = Struct(f"{3 + 2 * columns}q").pack
-        self._pack_call = Struct(f"{1 + columns}q{len(formula.hypers)}d").pack
-        self._zeros = (0.0,) * writer.totals
+        self._library = load(writer.source())
+        self._pack = Struct(f"{3 + 2 * len(writer.bases)}q").pack
 
     def prepare(
         self, shape: tuple[int, int, int], steps: Iterable[tuple[int, int]], device: torch.device
-    ) -> Callable[..., array[float]]:
+    ) -> Callable[..., tuple[float, ...]]:
         """What runs over rows of this shape: called with addresses and hypers, it returns the totals.
 
         Arguments:
@@ -105,15 +108,8 @@ class RowKernel:
                 address in bytes.
             device: where the columns lie: the CPU.
         """
-        return partial(self._call, self._pack_shape(*shape, *chain.from_iterable(steps)), shape[0] * shape[1])
-
-    def _call(self, shape: bytes, elements: int, addresses: Iterable[int], hypers: Iterable[float]) -> array[float]:
-        totals = array("d", self._zeros) if self._zeros else _NO_TOTALS
-        # In one block, since each argument of a C function costs as much time as all of a block.
-        table = shape + self._pack_call(threads_for(elements), *addresses, *hypers)
-        if self._run(table, totals.buffer_info()[0]):
-            raise MemoryError("no memory for the rows of a kernel")
-        return totals
+        run, elements = builtin(self._library, self._pack(*shape, *chain.from_iterable(steps))), shape[0] * shape[1]
+        return lambda addresses, hypers: run(threads_for(elements), *addresses, *hypers)
 
 
 def row_kernel(formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> RowKernel:
@@ -135,9 +131,9 @@ class _RowWriter(CWriter):
     def source(self) -> str:
         row = self._row()
         run = _RUN.format(real=self.real)
-        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, BASES = {len(self.bases)} }};\n"
-        sizes += f"enum {{ TOTALS = {self.totals}, KEPT = {self._count_kept()}, LANES = 16 }};"
-        return "\n".join([prelude(), "#include <omp.h>", sizes, row, run])
+        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, LANES = 16, BASES = {len(self.bases)}, "
+        sizes += f"HYPERS = {len(self.formula.hypers)}, TOTALS = {self.totals}, KEPT = {self._count_kept()} }};"
+        return "\n".join([prelude(), sizes, row, run])
 
     def _row(self) -> str:
         lines = []

@@ -68,17 +68,25 @@ int run(int64_t count, const int64_t *start, void *const *columns, const double 
     return 0;
 }
 
-// The same for a single item. The call is one block of words: the elements, the threads, the addresses, the hypers.
-int run_one(const int64_t *call) {
-    int64_t start[] = {0, call[0]};
-    return run(1, start, (void *const *)(call + 2), (const double *)(call + 2 + COLUMNS), call[1]);
+// The same for a single item: Python's call (elements, threads, address, ..., hyper, ...).
+static PyObject *one(PyObject *self, PyObject *const *arguments, int64_t count) {
+    int64_t words[2 + COLUMNS];
+    double hyper[HYPERS + 1];
+    if (!read_call(arguments, count, 2 + COLUMNS, words, HYPERS, hyper)) return NULL;
+    void *state = PyEval_SaveThread();
+    int64_t start[] = {0, words[0]};
+    int failed = run(1, start, (void *const *)(words + 2), hyper, words[1]);
+    PyEval_RestoreThread(state);
+    return failed ? PyErr_Format(PyExc_MemoryError, "no memory for the table of a kernel") : tuple_of(0, NULL);
 }
+
+struct method builtin = {"kernel", one, FASTCALL, NULL};
 """
 
 
 @cache
 def prelude() -> str:
-    return files(__package__).joinpath("c_math.h").read_text()
+    return "\n".join([files(__package__).joinpath(name).read_text() for name in ("c_math.h", "c_builtin.h")])
 
 
 def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:
@@ -98,9 +106,9 @@ class CWriter(Writer):
 
     def source(self) -> str:
         elements, uniforms = self._elements(), self._uniforms()  # both add to the table
-        sizes = f"ROW = {max(len(self.table), 1)}, SMALL = 64, COLUMNS = {len(self.dtypes)}, BYTES = {self._bytes()}"
-        enum = f"enum {{ {sizes} }};{_FETCH}"
-        return "\n".join([prelude(), "#include <omp.h>", enum, uniforms, elements, _RUN])
+        sizes = f"ROW = {max(len(self.table), 1)}, SMALL = 64, COLUMNS = {len(self.dtypes)}"
+        sizes += f", HYPERS = {len(self.formula.hypers)}, BYTES = {self._bytes()}"
+        return "\n".join([prelude(), f"enum {{ {sizes} }};{_FETCH}", uniforms, elements, _RUN])
 
     def _uniforms(self) -> str:
         """Once an item, in double: what is the same for all its elements, as a row of the table.

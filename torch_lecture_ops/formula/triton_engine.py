@@ -173,7 +173,7 @@ def triton_kernel(
 class TritonArrays:
     """A formula of arrays alone, for tensors that lie alike in memory."""
 
-    fast = None  # see `Kernel`
+    one = None  # see `Kernel`
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         self._formula, self._dtypes = formula, dtypes

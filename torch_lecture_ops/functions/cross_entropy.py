@@ -8,10 +8,10 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, scalar_tensor
 
 from ..formula import HALF, Formula, entry, exp, log, place, row_max, row_sum, where
-from .operation import Column, Number, Operation, RowFormula, as_number, upcast
+from .operation import CPU, Column, Number, Operation, RowFormula, as_number, upcast
 
 # A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
 
@@ -212,8 +212,8 @@ def _value_by_kernel(
     if no_classes:
         raise out_of_bounds(x, target, options[0])
     divisor = sum_of_weights if reduction == "mean" else 1.0
-    loss = torch.scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype, device="cpu") if rows is None else rows
-    return loss, (statistics, torch.scalar_tensor(divisor, dtype=torch.float64, device="cpu"))
+    loss = scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype, device=CPU) if rows is None else rows
+    return loss, (statistics, scalar_tensor(divisor, dtype=torch.float64, device=CPU))
 
 
 def _slope_by_kernel(

@@ -180,9 +180,6 @@ def numbers_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-_NO_KERNEL = (None, None)
-
-
 class _Evaluator:
     """An elementwise formula of one tensor, or of one and a gradient: by its kernel, or by torch's operators.
 
@@ -192,7 +189,7 @@ class _Evaluator:
     def __init__(self, formula: Formula, integers: str = "refuse", numbers: Sequence[int] | None = None) -> None:
         self._formula, self._integers, self._places = formula, integers, numbers
         self._kernels: dict[tuple[str, torch.dtype], Any] = {}  # by the type of the device; None: there is none
-        self._fast: dict[torch.dtype, tuple[Any, Any]] = {}  # the C function of a kernel, and what packs its arguments
+        self._fast: dict[torch.dtype, Any] = {}  # the built-in function of a kernel
 
     def _chosen(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
         return numbers if self._places is None else tuple([numbers[place] for place in self._places])
@@ -207,7 +204,7 @@ class _Evaluator:
 
     def run(self, x: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
         """As `by_kernel`, in few steps where x is contiguous: for small tensors they cost more than the kernel."""
-        run_one, pack = self._fast.get(x.dtype, _NO_KERNEL)
+        run_one = self._fast.get(x.dtype)
         try:
             if (
                 run_one is not None
@@ -219,7 +216,7 @@ class _Evaluator:
             ):
                 y, elements = empty_like(x), x.numel()
                 own = self._chosen(numbers) if numbers else numbers
-                run_one(pack(elements, threads_for(elements), x.data_ptr(), y.data_ptr(), *own))
+                run_one(elements, threads_for(elements), x.data_ptr(), y.data_ptr(), *own)
                 return y
         except RuntimeError:  # it has no memory
             pass
@@ -227,7 +224,7 @@ class _Evaluator:
 
     def run_pair(self, g: Tensor, x: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
         """The same for a gradient and what was saved."""
-        run_one, pack = self._fast.get(x.dtype, _NO_KERNEL)
+        run_one = self._fast.get(x.dtype)
         try:
             if (
                 run_one is not None
@@ -240,7 +237,7 @@ class _Evaluator:
             ):
                 dx, elements = empty_like(x), x.numel()
                 own = self._chosen(numbers) if numbers else numbers
-                run_one(pack(elements, threads_for(elements), g.data_ptr(), x.data_ptr(), dx.data_ptr(), *own))
+                run_one(elements, threads_for(elements), g.data_ptr(), x.data_ptr(), dx.data_ptr(), *own)
                 return dx
         except RuntimeError:
             pass
@@ -292,8 +289,8 @@ class _Evaluator:
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
             return None
-        if kernel.fast:
-            self._fast[dtype] = kernel.fast
+        if kernel.one:
+            self._fast[dtype] = kernel.one
         return kernel
 
     def backward_on_tensors(self, x: Tensor, numbers: tuple[float, ...], g: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ is_grad_enabled = torch.is_grad_enabled
 transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 STRIDED = torch.strided
+CPU = torch.device("cpu")
 
 
 class Operation(Function):
@@ -128,7 +129,13 @@ def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..
 
 
 def apply_of(function: Any) -> Any:
-    """Its `apply`: until torch 2.14 a slow Python method that serves transforms; below it lies the real one."""
+    """Its `apply`, by the shortest ways forward and back.
+
+    Until torch 2.14 `apply` is a slow Python method that serves transforms; below it lies the real one. The node in the
+    graph calls a Python method that looks for the function's backward; here it calls backward itself.
+    """
+    if node := getattr(function, "_backward_cls", None):
+        node.apply = function.backward
     return getattr(super(Function, function), "apply", function.apply)
 
 

@@ -9,11 +9,11 @@ from functools import cache, reduce
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, scalar_tensor
 
 from ..formula import COMPILED, PLAIN, Formula, row_sum, trace
 from .elementwise import numbers_of, tensors_of
-from .operation import Column, Number, Operation, RowFormula, Total, as_number, lying_as, upcast
+from .operation import CPU, Column, Number, Operation, RowFormula, Total, as_number, lying_as, upcast
 
 # How an operand lies beside the others: an element for each, one number a row, or one number for all.
 Part = str  # "array", "scalar" or "number"
@@ -243,11 +243,11 @@ def _count(like: Tensor, reduction: str) -> int:
 def _reduced(total: Total, like: Tensor, reduction: str) -> Tensor:
     """The loss; the mean over nothing is NaN."""
     loss = _as_tensor(total, like.dtype)
-    return loss if like.numel() or reduction == "sum" else torch.full_like(loss, math.nan)
+    return loss if reduction == "sum" or like.numel() else torch.full_like(loss, math.nan)
 
 
 def _as_tensor(total: Total, dtype: torch.dtype) -> Tensor:
-    return total.to(dtype) if isinstance(total, Tensor) else torch.scalar_tensor(total, dtype=dtype, device="cpu")
+    return scalar_tensor(total, dtype=dtype, device=CPU) if isinstance(total, float) else total.to(dtype)
 
 
 def _operands(columns: Sequence[Any], parts: tuple[Part, ...], numbers: dict[str, Any]) -> list[Any]:
