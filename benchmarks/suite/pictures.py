@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from statistics import mean
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from .choices import LIBRARIES
 from .setting import Setting, labels, pair, point
 from .statistics import estimate
-from .tables import Groups, accuracies, accuracy_of, by_learning_rate, grouped, without
+from .tables import Groups, accuracies, accuracy_of, by_learning_rate, finished, grouped, without
 from .training import Run
 
 # Colours that the colour-blind tell apart (Okabe and Ito), lighter on black.
@@ -56,6 +57,7 @@ def theme(name: str):
 
 def canvas(title: str = "", rows: int = 1) -> tuple[Figure, list]:
     figure = Figure(figsize=(14, 1 + 7.5 * rows), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.15)
     panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
     panels[0].set_title(title)
     return figure, list(panels)
@@ -151,9 +153,9 @@ def learning_rates(runs: Sequence[Run]) -> Figure | None:
         shown = {
             rate: estimate(list(accuracies(group).values())) for rate, group in curves[one].items() if accuracies(group)
         }
-        lows, highs = zip(*(e.interval for e in shown.values()), strict=True) if shown else ((), ())
+        intervals = [np.clip(e.interval, 0.0, 100.0) for e in shown.values()]
         (line,) = panel.plot(list(shown), [e.mean for e in shown.values()], "o-", label=names[one])
-        panel.fill_between(list(shown), lows, np.minimum(highs, 100.0), color=line.get_color(), alpha=0.2)
+        panel.fill_between(list(shown), *np.reshape(intervals, (-1, 2)).T, color=line.get_color(), alpha=0.2)
         gone = [rate for rate, group in curves[one].items() if any(run.diverged for run in group)]
         panel.plot(gone, [floor - 2 - 1.5 * number] * len(gone), "x", mew=4, ms=13, color=line.get_color())
     panel.set(xlabel="learning rate (× diverged)", ylabel="test accuracy, %", xscale="log")
@@ -185,14 +187,14 @@ def heat_maps(runs: Sequence[Run]) -> Figure | None:
         rows, columns = (in_order(keys) for keys in zip(*cells, strict=True))
         values = np.full((len(rows), len(columns)), np.nan)
         for (row, column), group in cells.items():
-            if accuracies(group):
-                values[rows.index(row), columns.index(column)] = mean_accuracy(group)
+            if done := finished(group):
+                values[rows.index(row), columns.index(column)] = mean(run.test_accuracy for run in done)
         image = panel.imshow(values, cmap="viridis", aspect="auto")
         middle = (np.nanmin(values) + np.nanmax(values)) / 2 if np.isfinite(values).any() else 0.0
         for (i, row), (j, column) in ((a, b) for a in enumerate(rows) for b in enumerate(columns)):
-            mean = f"{values[i, j]:.1f}" if np.isfinite(values[i, j]) else ""
+            shown = f"{values[i, j]:.1f}" if np.isfinite(values[i, j]) else ""
             gone = "×" if any(run.diverged for run in cells.get((row, column), [])) else ""
-            text = f"{mean} {gone}".strip()
+            text = f"{shown} {gone}".strip()
             ink = "black" if values[i, j] > middle else "white"
             panel.text(
                 j, i, text, ha="center", va="center", color=ink if np.isfinite(values[i, j]) else None, fontsize=17

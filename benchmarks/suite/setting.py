@@ -94,7 +94,7 @@ def labels(settings: Iterable[Setting]) -> dict[Setting, str]:
     """A name for each point: optimizer, activation and init, and whatever else is not the same in all."""
     points = list(dict.fromkeys(map(point, settings)))
     shown = [name for name in (*AXES, "library") if name in ALWAYS or varies(name, points)]
-    return {one: " ".join(show(name, getattr(one, name)) for name in shown) for one in points}
+    return {one: " ".join(filter(None, (show(name, getattr(one, name)) for name in shown))) for one in points}
 
 
 def varies(name: str, points: Iterable[Setting]) -> bool:
@@ -106,6 +106,8 @@ def varies(name: str, points: Iterable[Setting]) -> bool:
 
 
 def show(name: str, value: Any) -> str:
+    if value is None:
+        return ""
     if name in ALWAYS:
         return label(name, value)
     if name == "hidden":

@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BENCHMARKS)
     from papers import frame, glorot_2010
-    from suite import choices, command_line, data, execution, statistics, store, tables, training
+    from suite import choices, command_line, data, execution, pictures, statistics, store, tables, training
     from suite.setting import Setting, grid, key, labels
     from suite.training import Run
 
@@ -163,6 +163,10 @@ def test_labels_name_what_is_not_the_same_in_all():
     settings = [Setting(hidden=(8, 4)), Setting(hidden=(4,), lr=0.5)]
     names = list(labels(settings).values())
     assert names == ["SGD ReLU he_normal 8-4 lr 0.1", "SGD ReLU he_normal 4 lr 0.5"]
+    assert list(labels([Setting(), Setting(stop_at=97.0)]).values()) == [
+        "SGD ReLU he_normal",
+        "SGD ReLU he_normal stop at 97",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +413,32 @@ def test_a_seed_that_misses_the_target_counts_as_infinite():
     runs = [make_run(accuracy, seed=seed) for seed, accuracy in enumerate([97.5, 96.0, 103.0])]
     (row,) = tables.time_to_target(runs, [97.0]).rows
     assert row[1:] == ["2 of 3", "2 [1, -]", "3.0 [1.0, -]"]
+
+
+# ---- pictures
+
+
+def test_a_heat_map_averages_over_all_else():
+    accuracy = {"relu": 90.0, "tanh": 80.0}
+    runs = [
+        make_run(accuracy[activation] + seed - 10 * (optimizer == "adam"), seed=seed, optimizer=optimizer, lr=lr,
+                 activation=activation, diverged=(lr == 0.3))
+        for optimizer in ("sgd", "adam") for activation in accuracy for lr in (0.1, 0.3) for seed in (0, 1)
+    ]  # fmt: skip
+    maps = {panel.get_title(): panel for panel in pictures.heat_maps(runs).axes if panel.get_title()}
+    shown = {title: [text.get_text() for text in panel.texts] for title, panel in maps.items()}
+    assert shown == {
+        "Test accuracy, %: optimizer and lr (× diverged)": ["85.5", "×", "75.5", "×"],
+        "Test accuracy, %: optimizer and activation (× diverged)": ["90.5 ×", "80.5 ×", "80.5 ×", "70.5 ×"],
+    }
+
+
+def test_bands_of_the_sensitivity_stay_between_0_and_100():
+    runs = [make_run(10.0 + 80 * (seed == lr), seed=seed, lr=float(lr)) for seed in (1, 2) for lr in (1, 2, 3)]
+    (panel,) = pictures.learning_rates(runs).axes
+    (band,) = panel.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.0, 100.0)
 
 
 # ---- papers
