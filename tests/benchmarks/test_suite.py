@@ -23,7 +23,7 @@ stats = pytest.importorskip("scipy.stats")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BENCHMARKS)
-    from papers import frame, glorot_2010
+    from papers import frame, glorot_2010, larson
     from suite import choices, command_line, data, execution, pictures, statistics, store, tables, training
     from suite.setting import Setting, grid, key, labels
     from suite.training import Run
@@ -492,6 +492,42 @@ def test_the_verdict_is_whether_interval_and_band_meet(accuracies, dataset, verd
     budget = replace(table.budgets["short"], dataset=dataset)
     (shown,) = frame.results(table, {row.label: runs}, budget)[0].rows
     assert (shown[1], shown[3]) == ("2.03", verdict)
+
+
+@pytest.mark.parametrize("loss, sensitivity", [
+    ("binary", lambda a, y: a - y),
+    ("quadratic", lambda a, y: -2 * (y - a) * a * (1 - a)),
+])  # fmt: skip
+@pytest.mark.parametrize("rule", ["fixed", "adagrad"])
+def test_larsons_steps_are_those_of_gradients_that_are_sums(rule, loss, sensitivity):
+    """The notebook's update of one layer, in NumPy: V A^T + C W, no means."""
+    eta, alpha, penalty, batch, gamma = 0.01, 0.001, 0.1, 64, 0.1
+    generator = np.random.default_rng(0)
+    inputs, labels, start = (
+        generator.normal(size=(batch, 5)),
+        generator.integers(10, size=batch),
+        generator.normal(size=(10, 5)),
+    )
+    chosen = larson.fixed(eta, alpha, penalty, batch) if rule == "fixed" else larson.adagrad(eta, penalty, batch)
+    weight = torch.nn.Parameter(torch.tensor(start))
+    optimizer = choices.build_optimizer([weight], chosen["optimizer"], lr=chosen["lr"])
+    for _ in range(3):
+        optimizer.zero_grad()
+        choices.loss_function(loss, "ours")(torch.tensor(inputs) @ weight.T, torch.tensor(labels)).backward()
+        optimizer.step()
+
+    want, before, squares = start.copy(), 0.0, 0.0
+    for _ in range(3):
+        outputs = 1 / (1 + np.exp(-want @ inputs.T))
+        gradient = sensitivity(outputs, np.eye(10)[labels].T) @ inputs + penalty * want
+        if rule == "fixed":
+            want -= eta * gradient + alpha * before
+            before = eta * gradient
+        else:
+            squares = gradient**2 + gamma * squares
+            want -= eta * gradient / np.sqrt(squares + 1e-7)
+    # torch's momentum also adds alpha² of the step before the last, 1e-6 of a step; epsilon is written with 6 digits
+    assert np.allclose(weight.detach().numpy(), want, rtol=0, atol=2e-6 if rule == "fixed" else 1e-8)
 
 
 def test_figures_6_and_7_come_out():
