@@ -60,8 +60,8 @@ TABLE = PaperTable(
     band="a fifth of the error, at least 1 point; chosen here, the notebook has single runs",
     differences="learning rates, momenta and penalties are those beside gradients that are means; the penalty "
     "holds for biases, too; the momentum is torch's; no bias of -2 in the output layer; "
-    "the test set in place of the validation set. On digits, whose background is darker, the learning rate of 0.01 is "
-    "too large for the cross-entropy, too: a network written in NumPy as the notebook has it errs there in 88.6 %",
+    "the test set in place of the validation set. On digits, whose background is darker, a learning rate of 0.01 is "
+    "too large: the notebook's network, followed step by step in NumPy, ends there with 88.6 %, too",
     quantity="Test error, %",
     rows=ROWS,
     claims=[

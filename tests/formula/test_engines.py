@@ -655,14 +655,22 @@ def test_two_python_threads_build_the_same_kernel_at_once():
 @pytest.mark.needs_compiler
 def test_other_python_threads_run_while_a_kernel_does():
     x = torch.full((2_000_000,), 1.5, dtype=torch.float64)
-    one = c_kernel(Formula(lambda x, *, a: x**a**a, ("array",), (0,), ("a",)), (x.dtype,)).one
-    worker = threading.Thread(target=one, args=(x.numel(), 1, x.data_ptr(), 1.01))
-    steps = 0
+    one = c_kernel(Formula(lambda x, *, a: x**a, ("array",), (0,), ("a",)), (x.dtype,)).one
+    worker = threading.Thread(target=one, args=(x.numel(), 1, x.data_ptr(), 2.01))
+    seen_half_done = 0
     worker.start()
     while worker.is_alive():
-        steps += 1
-    assert steps > 1000  # of a loop that takes less than a microsecond, in some milliseconds
+        seen_half_done += bool(x[0] != 1.5 and x[-1] == 1.5)
+    assert seen_half_done
     assert (x != 1.5).all()
+
+
+@pytest.mark.needs_compiler
+def test_no_memory_for_the_table_of_a_kernel():
+    """The numbers of 2^50 items cannot be kept. (Nothing is touched before.)"""
+    kernel = c_kernel(Formula(lambda x, *, a: x * a, ("array",), (0,), ("a",)), (torch.float32,))
+    with pytest.raises(MemoryError, match="no memory for what a kernel keeps"):
+        kernel._many(2**50, 0, 0, 1, 0.5)
 
 
 @pytest.mark.needs_compiler
@@ -676,6 +684,7 @@ def test_other_python_threads_run_while_a_kernel_does():
         ((3, 1, 2**70, 1.0), OverflowError, "too big"),
         ((3, 1, 0, "1"), TypeError, "str"),
         ((3, 1, 0, None), TypeError, "NoneType"),
+        ((3, "x", 1.5, None), TypeError, "str"),
     ],
     ids=str,
 )

@@ -386,6 +386,13 @@ def test_backward_twice_and_stale_inputs(ours, builtin, device):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("loss", [F.relu, lambda x: F.mse_loss(x, torch.zeros(3))], ids=["relu", "mse_loss"])
+def test_nodes_call_backward_at_once(loss):
+    """Not by way of torch's method that looks for it, a third of a microsecond each time."""
+    node = type(loss(torch.ones(3, requires_grad=True)).grad_fn)
+    assert vars(node)["apply"] is node._forward_cls.backward
+
+
 @pytest.mark.not_interpreted
 @FUNCTIONS
 def test_checkpointing(ours, builtin, device):

@@ -1,16 +1,23 @@
-// A kernel as a built-in function of Python: a call through ctypes would take twice the time.
+// Kernels as built-in functions of Python: a call through ctypes would take twice the time.
 //
 // These names of the stable ABI are all it takes; Python.h may not be installed.
 
+#include <stdint.h>
+
 typedef struct PyObject PyObject;
-extern PyObject *PyExc_TypeError, *PyExc_MemoryError, *PyErr_Occurred(void);
+extern PyObject *PyExc_TypeError;
+extern PyObject *PyExc_MemoryError;
+extern PyObject *PyErr_Occurred(void);
 extern PyObject *PyErr_Format(PyObject *exception, const char *text, ...);
-extern PyObject *PyFloat_FromDouble(double number), *PyTuple_New(int64_t size);
+extern PyObject *PyFloat_FromDouble(double number);
+extern PyObject *PyTuple_New(int64_t size);
 extern int PyTuple_SetItem(PyObject *tuple, int64_t place, PyObject *item);
+extern void Py_DecRef(PyObject *object);
 extern long long PyLong_AsLongLong(PyObject *integer);
 extern double PyFloat_AsDouble(PyObject *number);
 extern char *PyBytes_AsString(PyObject *bytes);
-extern void *PyEval_SaveThread(void), PyEval_RestoreThread(void *state);
+extern void *PyEval_SaveThread(void);
+extern void PyEval_RestoreThread(void *state);
 
 enum { FASTCALL = 0x80 };  // METH_FASTCALL
 struct method {  // PyMethodDef
@@ -27,13 +34,25 @@ static int read_call(PyObject *const *arguments, int64_t count, int64_t integers
         PyErr_Format(PyExc_TypeError, "a kernel takes %zd arguments, got %zd", integers + n, count);
         return 0;
     }
-    for (int64_t k = 0; k < integers; k++) words[k] = PyLong_AsLongLong(arguments[k]);
-    for (int64_t k = 0; k < n; k++) numbers[k] = PyFloat_AsDouble(arguments[integers + k]);
-    return !PyErr_Occurred();
+    for (int64_t k = 0; k < integers; k++)
+        if ((words[k] = PyLong_AsLongLong(arguments[k])) == -1 && PyErr_Occurred()) return 0;
+    for (int64_t k = 0; k < n; k++)
+        if ((numbers[k] = PyFloat_AsDouble(arguments[integers + k])) == -1 && PyErr_Occurred()) return 0;
+    return 1;
 }
 
-static PyObject *tuple_of(int64_t n, const double *numbers) {
+// What a call returns that ran without the interpreter's lock: n numbers.
+static PyObject *end_call(void *state, int failed, int64_t n, const double *numbers) {
+    PyEval_RestoreThread(state);
+    if (failed) return PyErr_Format(PyExc_MemoryError, "no memory for what a kernel keeps for a while");
     PyObject *tuple = PyTuple_New(n);
-    for (int64_t k = 0; tuple && k < n; k++) PyTuple_SetItem(tuple, k, PyFloat_FromDouble(numbers[k]));
+    for (int64_t k = 0; tuple && k < n; k++) {
+        PyObject *number = PyFloat_FromDouble(numbers[k]);
+        if (number) PyTuple_SetItem(tuple, k, number);
+        else {
+            Py_DecRef(tuple);
+            return number;
+        }
+    }
     return tuple;
 }

@@ -40,9 +40,14 @@ _new_builtin = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_ob
 )
 
 
-def builtin(library: ctypes.CDLL, itself: bytes = b"") -> Callable[..., tuple[float, ...]]:
-    """The built-in function that a library defines, see `c_source`; `itself` is what it finds in its `self`."""
-    return _new_builtin(ctypes.addressof(ctypes.c_char.in_dll(library, "builtin")), itself, None)
+def method(library: ctypes.CDLL, name: str) -> int:
+    """Where a library has the description of one of its built-in functions."""
+    return ctypes.addressof(ctypes.c_char.in_dll(library, name))
+
+
+def builtin(method: int, table: bytes = b"") -> Callable[..., tuple[float, ...]]:
+    """The built-in function of this description, with what its C text takes for its table."""
+    return _new_builtin(method, table, None)
 
 
 class Kernel:
@@ -53,22 +58,12 @@ class Kernel:
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...]) -> None:
         library = load(c_source(trace(formula), dtypes))
-        self._run = library.run
-        self._run.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
-        self.one = builtin(library)
+        self.one, self._many = builtin(method(library, "run_one")), builtin(method(library, "run_many"))
 
-    def __call__(self, starts: array[int], addresses: array[int], hypers: Sequence[float]) -> None:
+    def __call__(self, starts: array[int], addresses: array[int], hypers: Iterable[float]) -> None:
         """Run over the items, whose elements are starts[i]..starts[i + 1]; `addresses` goes column by column."""
-        numbers = array("d", hypers)
-        failed = self._run(
-            len(starts) - 1,
-            starts.buffer_info()[0],
-            addresses.buffer_info()[0],
-            numbers.buffer_info()[0],
-            threads_for(starts[-1]),
-        )
-        if failed:
-            raise MemoryError("no memory for the table of a kernel")
+        (start, length), (columns, _) = starts.buffer_info(), addresses.buffer_info()
+        self._many(length - 1, start, columns, threads_for(starts[-1]), *hypers)
 
     def run_arrays(
         self, device: torch.device, elements: int, addresses: Iterable[int], hypers: Iterable[float]

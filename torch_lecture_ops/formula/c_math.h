@@ -5,7 +5,6 @@
 // subnormals come out as in IEEE 754. Double precision uses the C library, which is exact to 1 ulp.
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -14,7 +14,7 @@ from struct import Struct
 import torch
 
 from .c_compiler import load
-from .c_engine import GRAIN, builtin, threads_for
+from .c_engine import GRAIN, builtin, method, threads_for
 from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
 from .trace import LEAVES, Formula, Node, trace
@@ -75,11 +75,10 @@ static PyObject *rows(PyObject *self, PyObject *const *arguments, int64_t count)
     const int64_t *table = (const int64_t *)PyBytes_AsString(self);
     void *state = PyEval_SaveThread();
     int failed = run(table, words + 1, hyper, words[0], totals);
-    PyEval_RestoreThread(state);
-    return failed ? PyErr_Format(PyExc_MemoryError, "no memory for the rows of a kernel") : tuple_of(TOTALS, totals);
+    return end_call(state, failed, TOTALS, totals);
 }}
 
-struct method builtin = {{"kernel", rows, FASTCALL, NULL}};
+struct method run_rows = {{"run_rows", rows, FASTCALL, NULL}};
 """
 
 
@@ -94,7 +93,7 @@ class RowKernel:
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
         writer = _RowWriter(formula, dtypes, interleaved)
-        self._library = load(writer.source())
+        self._method = method(load(writer.source()), "run_rows")
         self._pack = Struct(f"{3 + 2 * len(writer.bases)}q").pack
 
     def prepare(
@@ -108,7 +107,7 @@ class RowKernel:
                 address in bytes.
             device: where the columns lie: the CPU.
         """
-        run, elements = builtin(self._library, self._pack(*shape, *chain.from_iterable(steps))), shape[0] * shape[1]
+        run, elements = builtin(self._method, self._pack(*shape, *chain.from_iterable(steps))), shape[0] * shape[1]
         return lambda addresses, hypers: run(threads_for(elements), *addresses, *hypers)
 
 

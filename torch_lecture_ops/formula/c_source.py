@@ -55,7 +55,7 @@ static void part(int64_t count, const int64_t *start, void *const *columns, cons
                  (to < start[i + 1] ? to : start[i + 1]) - start[i]);
 }
 
-int run(int64_t count, const int64_t *start, void *const *columns, const double *hyper, int threads) {
+static int run(int64_t count, const int64_t *start, void *const *columns, const double *hyper, int threads) {
     double small[SMALL], *table = small;
     if (count * ROW > SMALL && !(table = malloc(count * ROW * sizeof(double)))) return 1;
     for (int64_t i = 0; i < count; i++) uniforms(columns + i, count, hyper, table + i * ROW, i);
@@ -68,7 +68,17 @@ int run(int64_t count, const int64_t *start, void *const *columns, const double 
     return 0;
 }
 
-// The same for a single item: Python's call (elements, threads, address, ..., hyper, ...).
+// Python's call (count, start, columns, threads, hyper, ...), the second and third as addresses.
+static PyObject *many(PyObject *self, PyObject *const *arguments, int64_t count) {
+    int64_t words[4];
+    double hyper[HYPERS + 1];
+    if (!read_call(arguments, count, 4, words, HYPERS, hyper)) return NULL;
+    void *state = PyEval_SaveThread();
+    int failed = run(words[0], (const int64_t *)words[1], (void *const *)words[2], hyper, words[3]);
+    return end_call(state, failed, 0, NULL);
+}
+
+// The same for a single item: (elements, threads, address, ..., hyper, ...).
 static PyObject *one(PyObject *self, PyObject *const *arguments, int64_t count) {
     int64_t words[2 + COLUMNS];
     double hyper[HYPERS + 1];
@@ -76,17 +86,17 @@ static PyObject *one(PyObject *self, PyObject *const *arguments, int64_t count) 
     void *state = PyEval_SaveThread();
     int64_t start[] = {0, words[0]};
     int failed = run(1, start, (void *const *)(words + 2), hyper, words[1]);
-    PyEval_RestoreThread(state);
-    return failed ? PyErr_Format(PyExc_MemoryError, "no memory for the table of a kernel") : tuple_of(0, NULL);
+    return end_call(state, failed, 0, NULL);
 }
 
-struct method builtin = {"kernel", one, FASTCALL, NULL};
+struct method run_many = {"run_many", many, FASTCALL, NULL}, run_one = {"run_one", one, FASTCALL, NULL};
 """
 
 
 @cache
 def prelude() -> str:
-    return "\n".join([files(__package__).joinpath(name).read_text() for name in ("c_math.h", "c_builtin.h")])
+    headers = [files(__package__).joinpath(name).read_text() for name in ("c_math.h", "c_builtin.h")]
+    return "\n".join(["#include <omp.h>", *headers])
 
 
 def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:

@@ -15,13 +15,13 @@ from torch.nn import Parameter
 from ..formula import COMPILED, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
 from .operation import (
     STRIDED,
-    apply_of,
     dispatch_modes,
     forward_levels,
     has_memory,
     is_compiling,
     is_grad_enabled,
     lying_as,
+    shortened,
     transforms_active,
     twin,
 )
@@ -139,7 +139,7 @@ class Elementwise(Function):
             return x
 
         traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
-        plain_apply, inplace_apply = apply_of(plain), apply_of(twin(cls, inplace_forward, backward))
+        plain_apply, inplace_apply = shortened(plain), shortened(twin(cls, inplace_forward, backward))
 
         def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
             if inplace:
@@ -289,7 +289,7 @@ class _Evaluator:
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
             return None
-        if kernel.one:
+        if kernel.one is not None:
             self._fast[dtype] = kernel.one
         return kernel
 

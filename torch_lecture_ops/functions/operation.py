@@ -104,7 +104,7 @@ class Operation(Function):
             return y
 
         traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
-        plain_apply = apply_of(plain)
+        plain_apply = shortened(plain)
 
         def call(*inputs: Any) -> Tensor:
             if is_compiling():
@@ -128,11 +128,11 @@ def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..
     return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
 
 
-def apply_of(function: Any) -> Any:
-    """Its `apply`, by the shortest ways forward and back.
+def shortened(function: Any) -> Any:
+    """Its `apply`, on the shortest ways forward and back.
 
-    Until torch 2.14 `apply` is a slow Python method that serves transforms; below it lies the real one. The node in the
-    graph calls a Python method that looks for the function's backward; here it calls backward itself.
+    Until torch 2.14 `apply` is a slow Python method that serves transforms; below it lies the real one. And a node of
+    the graph looks for the backward of its function in Python; from now on those of this function call it at once.
     """
     if node := getattr(function, "_backward_cls", None):
         node.apply = function.backward
