@@ -264,8 +264,10 @@ class RowFormula:
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
             return None
-        if watched and all(tensor.data_ptr() in addresses for tensor in watched):  # none of them was copied
-            self._seen = Seen(Alike(watched), key, shape, call)
+        elements = (shape[0] - 1) * shape[1] + shape[2]
+        was_copied = any(tensor.data_ptr() not in addresses for tensor in watched)
+        if watched and elements and not was_copied:
+            self._seen = Seen(Alike(watched), key, shape, elements, call)
         return totals
 
     def seen_like(self, watched: Sequence[Tensor], key: Any = None) -> Seen | None:
@@ -299,6 +301,7 @@ class Seen(NamedTuple):
     alike: Alike
     key: Any
     shape: tuple[int, int, int]
+    elements: int  # of such a shape; not 0
     call: Callable[..., Sequence[Total]]  # see `RowKernel.prepare`
 
     def run(self, tensors: Sequence[Tensor], numbers: Sequence[Number] = ()) -> Sequence[Total]:

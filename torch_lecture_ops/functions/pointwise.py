@@ -9,7 +9,7 @@ from functools import cache, reduce
 from typing import Any
 
 import torch
-from torch import Tensor, scalar_tensor
+from torch import Tensor, empty_like, scalar_tensor
 
 from ..formula import COMPILED, PLAIN, Formula, row_sum, trace
 from .elementwise import numbers_of, tensors_of
@@ -91,7 +91,8 @@ class _Rule:
         self, g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
         *numbers, reduction = options
-        if by_kernel and self.taken and (reduction == "none" or g.device == saved[0].device):
+        at_hand = reduction == "none" or (g.is_cpu and saved[0].is_cpu) or g.device == saved[0].device
+        if by_kernel and self.taken and at_hand:
             gradients = self._gradients_by_kernel(g, saved, numbers, reduction, tuple(needed))
             if gradients is not None:
                 return gradients
@@ -133,15 +134,17 @@ class _Rule:
         elementwise = reduction == "none"
         seen = self._kernel_of_value(self.arrays, elementwise).seen_like(tensors)
         if seen is not None:
-            z = torch.empty_like(tensors[0]) if elementwise else None
-            given = numbers if elementwise else (*numbers, _count(tensors[0], reduction))
-            totals = seen.run(tensors if z is None else (*tensors, z), given)
-            return _reduced(totals[0], tensors[0], reduction) if z is None else z
+            if elementwise:
+                y = empty_like(tensors[0])
+                seen.run((*tensors, y), numbers)
+                return y
+            (total,) = seen.run(tensors, (*numbers, seen.elements if reduction == "mean" else 1))
+            return _as_tensor(total, tensors[0].dtype)
         lie = _layout(tensors)
         if lie is None:
             return None
         formula, columns = self._kernel_of_value(lie.parts, elementwise), lie.columns
-        z = torch.empty_like(lie.like) if elementwise else None
+        z = empty_like(lie.like) if elementwise else None
         if z is not None:
             columns = [*columns, (z, lie.shape[1], 0)]
         watched = tensors if lie.is_plain else ()
@@ -158,16 +161,16 @@ class _Rule:
         watched = (g, *saved) if elementwise else saved
         seen = self._kernel_of_chain(self.arrays, needed, elementwise).seen_like(watched)
         if seen is not None:
-            given = numbers if elementwise else (*numbers, as_number(g), _count(saved[0], reduction))
-            results = [torch.empty_like(saved[0]) for is_needed in needed if is_needed]
-            seen.run((*watched, *results), given)
-            return tuple([results.pop(0) if is_needed else None for is_needed in needed])
+            given = numbers if elementwise else (*numbers, as_number(g), seen.elements if reduction == "mean" else 1)
+            results = [empty_like(saved[0]) if is_needed else None for is_needed in needed]
+            seen.run([*watched, *[t for t in results if t is not None]], given)
+            return tuple(results)
         lie = _layout(saved)
         if lie is None or (elementwise and g.dtype is not lie.like.dtype):
             return None
         hypers, columns = [*numbers, *lie.numbers], list(lie.columns)
         if elementwise:
-            columns.insert(0, (lying_as(torch.empty_like(lie.like), g), lie.shape[1], 0))
+            columns.insert(0, (lying_as(empty_like(lie.like), g), lie.shape[1], 0))
         else:
             hypers += [as_number(g), _count(lie.like, reduction)]
         targets: list[Tensor | None] = []
@@ -288,7 +291,7 @@ class _Layout:
         if part == "scalar":
             return torch.empty(self.shape[0], dtype=torch.float64, device=tensor.device)
         is_summed = tensor.shape != self.like.shape and tensor.dtype not in (torch.float32, torch.float64)
-        return torch.empty_like(self.like, dtype=torch.float32 if is_summed else None)
+        return empty_like(self.like, dtype=torch.float32 if is_summed else None)
 
     def summed(self, part: Part, target: Tensor, tensor: Tensor) -> Tensor:
         """The gradient of the shape of its tensor."""
@@ -311,7 +314,7 @@ def _layout(tensors: Sequence[Tensor]) -> _Layout | None:
         return flat
     full = torch.broadcast_shapes(*[t.shape for t in tensors])
     like = next((t for t in tensors if t.shape == full), None)
-    return None if like is None or like.numel() == 0 else _layout_of_rows(tensors, torch.empty_like(like))
+    return None if like is None or like.numel() == 0 else _layout_of_rows(tensors, empty_like(like))
 
 
 def _flat_layout(tensors: Sequence[Tensor]) -> _Layout | None:
