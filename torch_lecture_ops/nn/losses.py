@@ -176,15 +176,15 @@ def binary_cross_entropy_with_logits(
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
     if not input.is_floating_point():
         raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
-    for tensor in (weight, pos_weight):
-        if tensor is not None:
-            _check_broadcast(tensor, input)
     if not target.is_floating_point():
         raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
-    input, target = _floats("binary_cross_entropy_with_logits", input, target)
+    input, target = _in_float32(input, target)
     if weight is None and pos_weight is None:
         loss = BinaryCrossEntropyWithLogits.call(input, target, reduction)
     else:
+        for tensor in (weight, pos_weight):
+            if tensor is not None:
+                _check_broadcast(tensor, input)
         one = input.new_ones(())
         weights = [one if tensor is None else tensor for tensor in (weight, pos_weight)]
         loss = WeightedBinaryCrossEntropyWithLogits.call(input, target, *weights, reduction)
@@ -272,7 +272,7 @@ def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
 def check_tensors(who: str, **tensors: Any) -> None:
     """Raise torch's TypeError for what is none."""
     for name, value in tensors.items():
-        if not isinstance(value, Tensor):
+        if type(value) is not Tensor and not isinstance(value, Tensor):  # the first is faster
             raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
 
 
@@ -291,6 +291,11 @@ def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
                 f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
             )
         tensors = tuple([t if t.is_floating_point() else t.to(floating[0]) for t in tensors])
+    return _in_float32(*tensors)
+
+
+def _in_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, none of them in a half type where autocast is on."""
     if is_autocast_on(tensors[0]):
         return tuple([t.float() if t.dtype in HALF else t for t in tensors])
     return tensors
