@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +15,26 @@ _guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "
 
 
 class Alike:
-    """What a list of tensors looks like: types, dtypes, layouts, devices, shapes, strides, negations not yet done."""
+    """What a list of tensors looks like: types, dtypes, layouts, devices, shapes, strides, negations not yet done.
+
+    Of a list that is known to be as long, ask `check` with its tensors.
+    """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._count = len(tensors)
-        self._looks = None if _guards else list(map(_look, tensors))
+        self.check: Callable[..., bool]
         if _guards:
-            guards = _guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-            self._check: Callable[..., bool] = guards.check
+            self.check = _guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        else:
+            self.check = partial(_look_so, list(map(_look, tensors)))
 
     def __call__(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these look the same, one by one. False where that is not sure."""
-        if len(tensors) != self._count:
-            return False
-        return self._check(*tensors) if self._looks is None else list(map(_look, tensors)) == self._looks
+        return len(tensors) == self._count and self.check(*tensors)
+
+
+def _look_so(looks: list[Any], *tensors: Tensor) -> bool:
+    return list(map(_look, tensors)) == looks
 
 
 def _look(tensor: Tensor) -> Any:

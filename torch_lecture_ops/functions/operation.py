@@ -267,13 +267,13 @@ class RowFormula:
         elements = (shape[0] - 1) * shape[1] + shape[2]
         was_copied = any(tensor.data_ptr() not in addresses for tensor in watched)
         if watched and elements and not was_copied:
-            self._seen = Seen(Alike(watched), key, shape, elements, call)
+            self._seen = Seen(Alike(watched).check, key, shape, elements, call)
         return totals
 
     def seen_like(self, watched: Sequence[Tensor], key: Any = None) -> Seen | None:
-        """What the call before found out, if its tensors looked the same."""
+        """What the call before found out, if its tensors, of the same number, looked the same."""
         seen = self._seen
-        return seen if seen is not None and seen.key == key and seen.alike(watched) else None
+        return seen if seen is not None and seen.key == key and seen.alike(*watched) else None
 
     def _build(self, device: str, dtypes: list[torch.dtype], interleaved: range) -> Any:
         if device not in COMPILED or not all(dtype in COMPILED[device].row_dtypes for dtype in dtypes):
@@ -298,7 +298,7 @@ class Seen(NamedTuple):
     Looking at them costs as much as all the rest of a call with small tensors.
     """
 
-    alike: Alike
+    alike: Callable[..., bool]  # see `Alike.check`
     key: Any
     shape: tuple[int, int, int]
     elements: int  # of such a shape; not 0

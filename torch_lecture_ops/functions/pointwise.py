@@ -76,7 +76,7 @@ class _Rule:
         return [{*range(self.tensors)}.difference(self.taken[k - 1] for k in read if k) for read in reads]
 
     def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
-        tensors, (*numbers, reduction) = inputs[: self.tensors], inputs[self.tensors :]
+        tensors, numbers, reduction = inputs[: self.tensors], inputs[self.tensors : -1], inputs[-1]
         y = self._value_by_kernel(tensors, numbers, reduction) if by_kernel else None
         if y is None:
             y = self.value(*map(upcast, tensors), **dict(zip(self.numbers, numbers, strict=True)))
@@ -90,7 +90,7 @@ class _Rule:
     def pullback(
         self, g: Tensor, saved: tuple[Any, ...], options: tuple[Any, ...], needed: Sequence[bool], by_kernel: bool
     ) -> tuple[Tensor | None, ...]:
-        *numbers, reduction = options
+        numbers, reduction = options[:-1], options[-1]
         at_hand = reduction == "none" or (g.is_cpu and saved[0].is_cpu) or g.device == saved[0].device
         if by_kernel and self.taken and at_hand:
             gradients = self._gradients_by_kernel(g, saved, numbers, reduction, tuple(needed))
@@ -109,7 +109,7 @@ class _Rule:
 
     def pushforward(self, tangents: tuple[Any, ...], saved: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
         # The Jacobians are diagonal: what chain makes of a gradient for x, it makes of a tangent of x.
-        *numbers, reduction = options
+        numbers, reduction = options[:-1], options[-1]
         full = torch.broadcast_shapes(*[t.shape for t in saved])
         parts = [
             self._chained(tangent.expand(full), saved, numbers, conjugate=False)[k]
