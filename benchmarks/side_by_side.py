@@ -1,9 +1,9 @@
 """Times contenders side by side in one process, and what the speed scripts share: options, table, JSON.
 
 How times are taken: a round gives every contender one batch of calls. Within a batch the first call is not timed: it
-brings the contender's memory into the caches and wakes the threads, whoever ran before. The order moves on by one
-each round and turns around every other round, so that nobody always follows the same neighbour. Times are medians
-over the rounds.
+brings the contender's memory into the caches and wakes the threads, whoever ran before. The order is drawn anew for
+each round, so that everybody follows everybody: after a copy, which fills the caches, either side is slower for a
+while. Times are medians over the rounds.
 
 Ratios are medians of the quotients of each round, not quotients of medians: whatever slows the machine for a while (a
 neighbour, the clock) slows both sides of a round and cancels out.
@@ -37,6 +37,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
+from random import Random
 from statistics import median, quantiles
 from typing import Any, Protocol
 
@@ -112,16 +113,24 @@ def measure(contenders: Mapping[str, Callable[[], object]], options: argparse.Na
 
 
 def order_of_round(names: list[str], number: int) -> list[str]:
-    start = number % len(names)
-    rotated = names[start:] + names[:start]
-    return rotated[::-1] if number % 2 else rotated
+    return Random(number).sample(names, len(names))
 
 
 def calls_per_batch(call: Callable[[], object], device: str) -> int:
+    warm_up(call)
     calls = 1
     while (elapsed := seconds_of_batch(call, calls, device)) < BATCH_SECONDS / 4:
         calls *= 2
     return math.ceil(calls * BATCH_SECONDS / elapsed)
+
+
+def warm_up(call: Callable[[], object]) -> None:
+    """The first calls load kernels and touch new memory page by page: up to a hundred times the cost of the rest."""
+    end = time.perf_counter() + 10 * BATCH_SECONDS
+    for _ in range(20):
+        call()
+        if time.perf_counter() > end:
+            break
 
 
 def seconds_of_batch(call: Callable[[], object], calls: int, device: str) -> float:
