@@ -51,7 +51,7 @@ static PyObject *end_call(void *state, int failed, int64_t n, const double *numb
         if (number) PyTuple_SetItem(tuple, k, number);
         else {
             Py_DecRef(tuple);
-            return number;
+            return NULL;
         }
     }
     return tuple;

@@ -45,9 +45,9 @@ def method(library: ctypes.CDLL, name: str) -> int:
     return ctypes.addressof(ctypes.c_char.in_dll(library, name))
 
 
-def builtin(method: int, table: bytes = b"") -> Callable[..., tuple[float, ...]]:
+def builtin(description: int, table: bytes = b"") -> Callable[..., tuple[float, ...]]:
     """The built-in function of this description, with what its C text takes for its table."""
-    return _new_builtin(method, table, None)
+    return _new_builtin(description, table, None)
 
 
 class Kernel:

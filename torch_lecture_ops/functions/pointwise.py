@@ -138,7 +138,7 @@ class _Rule:
                 y = empty_like(tensors[0])
                 seen.run((*tensors, y), numbers)
                 return y
-            (total,) = seen.run(tensors, (*numbers, seen.elements if reduction == "mean" else 1))
+            (total,) = seen.run(tensors, (*numbers, _count(seen.elements, reduction)))
             return _as_tensor(total, tensors[0].dtype)
         lie = _layout(tensors)
         if lie is None:
@@ -148,7 +148,7 @@ class _Rule:
         if z is not None:
             columns = [*columns, (z, lie.shape[1], 0)]
         watched = tensors if lie.is_plain else ()
-        hypers = [*numbers, *lie.numbers] + ([] if elementwise else [_count(lie.like, reduction)])
+        hypers = [*numbers, *lie.numbers] + ([] if elementwise else [_count(lie.like.numel(), reduction)])
         done = formula.run(lie.shape, columns, hypers, watched=watched)
         if done is None:
             return None
@@ -161,7 +161,7 @@ class _Rule:
         watched = (g, *saved) if elementwise else saved
         seen = self._kernel_of_chain(self.arrays, needed, elementwise).seen_like(watched)
         if seen is not None:
-            given = numbers if elementwise else (*numbers, as_number(g), seen.elements if reduction == "mean" else 1)
+            given = numbers if elementwise else (*numbers, as_number(g), _count(seen.elements, reduction))
             results = [empty_like(saved[0]) if is_needed else None for is_needed in needed]
             seen.run([*watched, *[t for t in results if t is not None]], given)
             return tuple(results)
@@ -172,7 +172,7 @@ class _Rule:
         if elementwise:
             columns.insert(0, (lying_as(empty_like(lie.like), g), lie.shape[1], 0))
         else:
-            hypers += [as_number(g), _count(lie.like, reduction)]
+            hypers += [as_number(g), _count(lie.like.numel(), reduction)]
         targets: list[Tensor | None] = []
         for part, tensor, is_needed in zip(lie.parts, saved, needed, strict=True):
             target = None
@@ -238,9 +238,9 @@ def rows_of_run(count: int, device: torch.device) -> tuple[int, int, int]:
     return rows, length, count - (rows - 1) * length
 
 
-def _count(like: Tensor, reduction: str) -> int:
+def _count(elements: int, reduction: str) -> int:
     """What the sum over all elements is divided by."""
-    return 1 if reduction == "sum" else max(1, like.numel())
+    return 1 if reduction == "sum" else max(1, elements)
 
 
 def _reduced(total: Total, like: Tensor, reduction: str) -> Tensor:
