@@ -31,7 +31,7 @@ E5 = tl.constexpr(float.fromhex("0x1.6d444ep-10"))
 
 @triton.jit
 def number(x):
-    """In double, what came as a number or was loaded."""
+    """In double, what came as a number or was loaded. (Until Triton 3.8, fma takes a bare number for a float32.)"""
     return tl.full((), x, tl.float64)
 
 
@@ -230,11 +230,12 @@ def log_in_two(a):
     s = f / d
     s_low = (tl.fma(-1.0 * s, d, f) - s * (f - (d - 2.0))) / d
     z = s * s
-    series = 1.0 / 23
+    series = number(1.0 / 23)
     for n in tl.static_range(21, 1, -2):
-        series = tl.fma(z, series, 1.0 / n)
-    high = tl.fma(k, LN2_HIGH_DOUBLE, 2.0 * s)
-    low = 2.0 * s - (high - k * LN2_HIGH_DOUBLE) + tl.fma(k, LN2_LOW_DOUBLE, 2.0 * tl.fma(s * z, series, s_low))
+        series = tl.fma(z, series, number(1.0 / n))
+    high = tl.fma(k, number(LN2_HIGH_DOUBLE), 2.0 * s)
+    low = 2.0 * s - (high - k * LN2_HIGH_DOUBLE)
+    low += tl.fma(k, number(LN2_LOW_DOUBLE), 2.0 * tl.fma(s * z, series, s_low))
     return high, low
 
 
