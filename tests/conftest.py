@@ -141,6 +141,8 @@ def interpret(patch):
     patch.setattr(interpreter.InterpreterBuilder, "create_fp_trunc", _rounded)
     patch.setattr(interpreter.InterpreterBuilder, "create_fp_ext", _widened)
     patch.setattr(interpreter.InterpreterBuilder, "create_splat", _splat)
+    if not hasattr(interpreter._interpreter, "fma_fp64"):  # Triton before 3.9
+        patch.setattr(interpreter.InterpreterBuilder, "create_fma", _fused)
     patch.setattr(interpreter, "_implicit_cvt", functools.partial(_argument, interpreter._implicit_cvt))
     call = interpreter.InterpretedFunction.__call__
     patch.setattr(interpreter.InterpretedFunction, "__call__", lambda *args, **kwargs: _called(call, *args, **kwargs))
@@ -197,6 +199,49 @@ def _splat(builder, dtype, source):
     from triton.runtime.interpreter import TensorHandle
 
     return TensorHandle(np.full(dtype.shape, source.data, source.data.dtype), source.dtype.scalar)
+
+
+def _fused(builder, x, y, z):
+    """x y + z, rounded once. (Before Triton 3.9 the product is rounded, too: compensated sums lose what they keep.)"""
+    from triton.runtime.interpreter import TensorHandle
+
+    a, b, c = x.data, y.data, z.data
+    with np.errstate(all="ignore"):
+        plain = a * b + c
+        if c.dtype == np.float64:  # Boldo and Melquiond 2008
+            product, low = _exact_product(a, b)
+            carried, rest = _exact_sum(c, low)
+            high, middle = _exact_sum(product, carried)
+            fused = high + _sum_to_odd(middle, rest)
+        else:  # the product of two floats is a double
+            fused = _sum_to_odd(a.astype(np.float64) * b, c.astype(np.float64)).astype(c.dtype)
+    return TensorHandle(np.where(np.isfinite(fused) & np.isfinite(plain), fused, plain), z.dtype.scalar)
+
+
+def _exact_sum(a, b):
+    """a + b as the rounded sum and what rounding took from it (Knuth)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+def _exact_product(a, b):
+    """The same of doubles a b (Dekker), by halves of 26 bits."""
+
+    def halves(x):
+        shifted = x * 134217729.0
+        high = shifted - (shifted - x)
+        return high, x - high
+
+    product, (a1, a2), (b1, b2) = a * b, halves(a), halves(b)
+    return product, a2 * b2 - (((product - a1 * b1) - a2 * b1) - a1 * b2)
+
+
+def _sum_to_odd(a, b):
+    """a + b, and where that is not exact the neighbour with an odd last bit: to round it again does no harm."""
+    total, lost = _exact_sum(a, b)
+    is_even = total.view(np.int64) & 1 == 0
+    return np.where((lost != 0) & is_even, np.nextafter(total, np.copysign(np.inf, lost)), total)
 
 
 def _argument(convert, value):
