@@ -164,7 +164,10 @@ class Case(namedtuple("Case", "name kwargs")):
         return getattr(optim, self.name)(params, **copy.deepcopy(self.kwargs) | more)
 
     def torchs(self, params, **more):
-        return getattr(torch.optim, self.name)(params, **copy.deepcopy(self.kwargs) | more)
+        optimizer = getattr(torch.optim, self.name)(params, **copy.deepcopy(self.kwargs) | more)
+        if self.name == "Adagrad" and torch.__version__.startswith("2.11."):
+            optimizer.register_step_pre_hook(_complete)
+        return optimizer
 
     def torchs_loop(self, params, **more):
         """torch's reference implementation; the others have defects (test_defects.py)."""
@@ -172,6 +175,13 @@ class Case(namedtuple("Case", "name kwargs")):
 
     def __repr__(self):
         return ",".join([self.name, *(f"{key}={_short(value)}" for key, value in self.kwargs.items())])
+
+
+def _complete(adagrad, args, kwargs):
+    """Make the state that parameters lack. (In torch 2.11 the constructor alone does.)"""
+    for group in adagrad.param_groups:
+        if missing := [p for p in group["params"] if not adagrad.state.get(p)]:
+            adagrad.state.update(type(adagrad)([group | {"params": missing}]).state)
 
 
 def _short(value):

@@ -22,6 +22,7 @@ from .operation import (
     is_grad_enabled,
     lying_as,
     shortened,
+    traced_output,
     transforms_active,
     twin,
 )
@@ -112,7 +113,7 @@ class Elementwise(Function):
         # Two twins without a jvp, whose one forward costs less than two methods: for the compiler, which refuses a
         # function with a jvp and cannot follow the way to a kernel, and for the plain call.
         def traced_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
-            y = value.on_tensors(x, numbers)
+            y = traced_output(value.on_tensors(x, numbers))
             ctx.numbers = numbers
             if not saves_nothing:
                 ctx.save_for_backward(x if saves_input else y)

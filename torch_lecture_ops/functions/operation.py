@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Sequence
 from itertools import compress
 from typing import Any, ClassVar, NamedTuple
@@ -20,6 +21,7 @@ transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 STRIDED = torch.strided
 CPU = torch.device("cpu")
+IS_TORCH_2_11 = torch.__version__.startswith("2.11.")
 
 
 class Operation(Function):
@@ -89,7 +91,7 @@ class Operation(Function):
         # Two twins without a jvp: for the compiler, which refuses a function with a jvp and cannot follow the way to a
         # kernel, and for the plain call, which alone can keep what kernels leave.
         def traced_forward(ctx: Any, *inputs: Any) -> Tensor:
-            y, _ = evaluate(inputs, False)
+            y = traced_output(evaluate(inputs, False)[0])
             ctx.save_for_backward(*remember(ctx, inputs, keep(inputs, y, ()), never))  # the compiler drops the rest
             return y
 
@@ -124,8 +126,19 @@ class Operation(Function):
 
 def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
     """A Function of the same name with this forward(ctx, ...) and backward."""
+    # Until torch 2.14 the compiler takes a forward with as many parameters as `apply` has arguments for one without
+    # ctx, which forward(ctx, *inputs) with two inputs is not.
+    forward.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+
+
+def traced_output(y: Tensor) -> Tensor:
+    """y as an output of a forward that is compiled.
+
+    torch 2.11 loses its gradient, without a word, if the last operation had nothing to do: x.to(x.dtype) is x itself.
+    """
+    return y.view_as(y) if IS_TORCH_2_11 else y
 
 
 def shortened(function: Any) -> Any:
