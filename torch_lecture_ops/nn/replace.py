@@ -18,8 +18,9 @@ def replace_activations(module: nn.Module) -> nn.Module:
     Every object stays the one it was and changes only its class, as under `torch.nn.utils.parametrize`; it is then no
     `torch.nn.ReLU` any more for `isinstance`. All that it holds is kept: parameters (optimizers stay valid), buffers,
     hooks, options, training mode, attributes. All that hold it see the change: the places that share it, compiled
-    models, which compile anew, and other models that share it, say by a default argument `act=nn.ReLU()`; to spare
-    those, replace in a `copy.deepcopy`. A `module` that is an activation itself is changed and returned likewise.
+    models, which compile anew (under torch 2.11 after `torch.compiler.reset()`), and other models that share it, say by
+    a default argument `act=nn.ReLU()`; to spare those, replace in a `copy.deepcopy`. A `module` that is an activation
+    itself is changed and returned likewise.
 
     Left as they are:
         - activations called as functions in `forward`, such as `F.relu(x)` or the `activation=F.relu` that
