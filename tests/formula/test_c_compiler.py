@@ -237,6 +237,19 @@ def test_each_compiler_has_its_own_file(probe, tmp_path):
 
 
 @pytest.mark.needs_compiler
+@pytest.mark.parametrize("capability, level", [
+    (None, "native"), ("avx512", "native"), ("avx2", "x86-64-v3"), ("default", "x86-64-v2")
+])  # fmt: skip
+def test_kernels_use_as_much_of_the_cpu_as_torch(probe, tmp_path, capability, level):
+    calls = tmp_path / "calls"
+    compiler = executable(tmp_path, f'#!/bin/sh\necho "$@" >> "{calls}"\nexec cc "$@"\n'.encode())
+    for _ in range(2):  # the second time from the cache
+        assert_compiled(probe(CC=compiler, XDG_CACHE_HOME=tmp_path / "cache", ATEN_CPU_CAPABILITY=capability))
+    (call,) = calls.read_text().splitlines()
+    assert [flag for flag in call.split() if flag.startswith("-march")] == [f"-march={level}"]
+
+
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
 def test_a_folder_that_others_can_write_to_is_refused(probe, tmp_path, mode):
     folder = tmp_path / "torch_lecture_ops"

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,9 +25,11 @@ from .engine import EngineUnavailable
 # vectors in wide ones: exp takes half the time. Without contraction (a * b + c in one rounding) every compiler and
 # CPU gives the bits that torch's separate operations give.
 FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared"),
+    *("-std=gnu11", "-O3", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"),
 )
+# Where torch is told to use less of the CPU than is there, by ATEN_CPU_CAPABILITY, kernels do so too.
+CAPABILITIES = {"default": "x86-64-v2", "avx2": "x86-64-v3"}
 TIMEOUT_SECONDS = 120
 
 
@@ -41,23 +44,23 @@ def load(source: str) -> ctypes.CDLL:
         EngineUnavailable: no Linux on x86-64, no compiler, a compiler that fails, a cache folder that cannot be
             written or that others can write to.
     """
-    compiler = _compiler()
+    compiler, flags = _compiler(), (*FLAGS, _march())
     folder = _cache_folder()
-    key = "\0".join([source, *compiler, _identity(compiler), *FLAGS, _cpu()])
+    key = "\0".join([source, *compiler, _identity(compiler), *flags, _cpu()])
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
     try:
         if not _is_whole(path):
-            _build(source, compiler, path)
+            _build(source, (*compiler, *flags), path)
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise EngineUnavailable(f"the cache folder {folder} cannot be used: {error}") from error
 
 
-def _build(source: str, compiler: tuple[str, ...], path: Path) -> None:
+def _build(source: str, compiler: Sequence[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
         text, library = Path(scratch, "kernel.c"), Path(scratch, "kernel.so")
         text.write_text(source)
-        command = [*compiler, *FLAGS, "-o", str(library), str(text), "-lm"]
+        command = [*compiler, "-o", str(library), str(text), "-lm"]
         try:
             status, errors = _run(command)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -113,6 +116,10 @@ def _identity(compiler: tuple[str, ...]) -> str:
     program = Path(compiler[0]).resolve()
     status = program.stat()
     return f"{program} {status.st_size} {status.st_mtime_ns}"
+
+
+def _march() -> str:
+    return "-march=" + CAPABILITIES.get(os.environ.get("ATEN_CPU_CAPABILITY", ""), "native")
 
 
 @cache
