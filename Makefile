@@ -7,22 +7,34 @@ TEST_ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: help mnist test clean
+.PHONY: help mnist check test test-all lint clean
 
 help:
-	@echo 'make mnist                train on MNIST          (options: make mnist ARGS="--help")'
-	@echo 'make test                 ruff, mypy and pytest   (options: make test TEST_ARGS="-k adam")'
+	@echo 'make mnist                train on MNIST                     (options: make mnist ARGS="--help")'
+	@echo 'make test                 ruff, mypy and pytest              (options: make test TEST_ARGS="-k adam")'
+	@echo 'make check                the same with a sample of each table of tests, without Triton and other processes'
+	@echo 'make test-all             the same with all that is slow'
 	@echo 'make clean                remove .venv and caches'
 	@echo 'make PYTHON=python3.12 …  make .venv with this Python (default: python3)'
 
 mnist: .venv/.installed
 	@$(PY) benchmarks/mnist.py $(ARGS)
 
-# Two processes share the tests; threads that wait for work leave the cores to the other one.
-test: .venv/.installed
+# Two processes share the tests, file by file; threads that wait for work leave the cores to the other process.
+PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
+
+check: lint
+	@$(PYTEST) -m "not slow and not needs_interpreter and not processes" --sample $(TEST_ARGS)
+
+test: lint
+	@$(PYTEST) -m "not slow" $(TEST_ARGS)
+
+test-all: lint
+	@$(PYTEST) $(TEST_ARGS)
+
+lint: .venv/.installed
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
-	@OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 # The stamp is written last, so an interrupted installation is taken up again by the next call.
 .venv/.installed: pyproject.toml

@@ -2,6 +2,11 @@
 
 A test that takes `device` runs on the CPU; on the CPU with Triton's interpreter in place of the C engine; and, marked
 gpu, on CUDA. Compiled kernels go to a folder of their own.
+
+Many tests are tables, products of several lists: each class on each engine in each dtype. Where that costs much, and
+always in the interpreter, which takes a hundred times as long, only a sample of the rows is not slow. Every entry of
+every list occurs in it; what is shared, such as the shell of the optimizers, needs no product. `--sample` takes such a
+sample of all tables.
 """
 
 import functools
@@ -13,6 +18,7 @@ import shlex
 import shutil
 import sys
 import weakref
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +37,13 @@ from torch_lecture_ops.functions.elementwise import _Evaluator
 from torch_lecture_ops.functions.operation import RowFormula
 
 
+def pytest_addoption(parser):
+    parser.addoption("--sample", action="store_true", help="take a sample of every table: what is left out is slow")
+
+
 def pytest_configure(config):
+    config.addinivalue_line("markers", "sweep: a table of which all but a sample is slow")
+    config.addinivalue_line("markers", "processes: starts other processes, which takes seconds")
     config.addinivalue_line("markers", "needs_compiler: needs Linux on x86-64 and a C compiler")
     config.addinivalue_line("markers", "needs_interpreter: needs Triton's interpreter")
     config.addinivalue_line("markers", "not_interpreted: is about no kernel, or takes too long in Triton's interpreter")
@@ -66,17 +78,69 @@ def missing_device():
 MISSING = {"needs_compiler": missing_compiler, "needs_interpreter": missing_interpreter, "gpu": missing_device}
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are deselected
 def pytest_collection_modifyitems(config, items):
-    def is_wanted(item):
-        place = item.callspec.params.get("device") if hasattr(item, "callspec") else None
-        return place != "interpreter" or not item.get_closest_marker("not_interpreted")
-
     # Thousands of rows: to skip them one by one where there is no device takes half a minute.
     on_devices = [item for item in items if item.get_closest_marker("gpu")]
     if missing_device() and len(on_devices) < len(items):  # asked for alone they are skipped, with the reason
         config.hook.pytest_deselected(items=on_devices)
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     items[:] = filter(is_wanted, items)
+
+    tables = defaultdict(list)
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("gpu"):
+            is_sampled = item.get_closest_marker("sweep") or is_interpreted(item) or config.getoption("sample")
+            tables[item.parent.nodeid, item.originalname, is_interpreted(item)] += [item] if is_sampled else []
+    for rows in tables.values():
+        taken = sample(list(map(entries, rows)))
+        for number, item in enumerate(rows):
+            if number not in taken:
+                item.add_marker(pytest.mark.slow)
+
+
+def is_wanted(item):
+    place = item.callspec.params.get("device") if hasattr(item, "callspec") else None
+    return place != "interpreter" or not item.get_closest_marker("not_interpreted")
+
+
+def is_interpreted(item):
+    return item.get_closest_marker("needs_interpreter") is not None
+
+
+def entries(item):
+    """Which entry of each list a row of a product has."""
+    params = item.callspec.params
+    lists = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    lists = [names.replace(" ", "").split(",") if isinstance(names, str) else names for names in lists]
+    lists += [[name] for name in params if not any(name in names for names in lists)]  # of fixtures
+    return [(*names, *(identity(params[name]) for name in names)) for names in lists]
+
+
+def identity(value):
+    """What two rows with the same entry have in common: a table holds each of its objects once."""
+    if type(value) is tuple:
+        return tuple(map(identity, value))
+    return repr(value) if value is None or isinstance(value, str | int | float) else id(value)
+
+
+def sample(rows):
+    """The places of a few rows in which each entry of each list occurs, and none much more often than others."""
+    taken, used = set(), Counter()
+
+    def worth(place):
+        return sum(not used[entry] for entry in rows[place]), -sum(used[entry] for entry in rows[place]), -place
+
+    while rows and worth(best := max(range(len(rows)), key=worth))[0]:
+        taken.add(best)
+        used.update(rows[best])
+    return taken
+
+
+def pytest_collection_finish():
+    """Thousands of tests stay until the end: the garbage collector need not look through them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):
@@ -86,10 +150,19 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def empty_cache(tmp_path_factory):
-    """A cold start for every run of the tests, which leave nothing in the user's own cache."""
+def empty_cache(request, tmp_path_factory):
+    """A cold start for every run of the tests, which leave nothing in the user's own cache. Processes share it.
+
+    But with `--sample` compiled kernels stay from one run to the next, as half of its time is compiling.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if request.config.getoption("sample"):
+        folder = request.config.cache.mkdir("compiled")
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))  # which knows one ATEN_CPU_CAPABILITY
         yield
 
 

@@ -1,7 +1,8 @@
 """Compile every kernel that the package launches, for a device that need not be there; see test_triton.py.
 
-Run as a script with a compute capability, such as 90, without Triton's interpreter. The whole package is called on CPU
-tensors, with an engine that compiles each kernel instead of running it. Prints, as JSON, what is to be known of each.
+Run as a script with a compute capability, such as 90, and "all" or "some", without Triton's interpreter. The whole
+package, or a little of it, is called on CPU tensors, with an engine that compiles each kernel instead of running it.
+Prints, as JSON, what is to be known of each.
 """
 
 import json
@@ -102,9 +103,11 @@ def functions(dtype):
 if __name__ == "__main__":
     COMPILED["cpu"] = TRITON
     triton_engine.Function._build = compile_only
-    rules(torch.float32)
-    functions(torch.float32)
-    for dtype in (torch.bfloat16, torch.float64):
+    is_all = sys.argv[2] == "all"
+    if is_all:
+        rules(torch.float32)
+        functions(torch.float32)
+    for dtype in (torch.bfloat16, torch.float64) if is_all else (torch.bfloat16,):
         step(optim.NAdam, dtype, lr=0.1, kahan=dtype.itemsize == 2)
         F.cross_entropy(torch.rand(8, 16, dtype=dtype, requires_grad=True), torch.arange(8)).backward()
         F.tanh(torch.rand(16, dtype=dtype, requires_grad=True)).sum().backward()

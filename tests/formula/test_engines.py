@@ -314,6 +314,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.sweep
 @every_dtype
 @every_way_of_numbers
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.formula.name)

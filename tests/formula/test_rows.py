@@ -313,6 +313,7 @@ def in_interpreter(device):
     return device == "cpu" and COMPILED["cpu"].rows is not row_kernel
 
 
+@pytest.mark.sweep
 @every_row_engine
 @every_dtype
 @every_case
@@ -323,6 +324,7 @@ def test_formulas_agree_with_numpy_over_lengths_0_to_70(case, dtype, device):
         assert_close(case, shape, results, reference(case, shape, columns), dtype, str(shape))
 
 
+@pytest.mark.sweep
 @every_row_engine
 @every_dtype
 @every_case
@@ -388,6 +390,7 @@ def test_places_on_tensors_are_as_exact_as_the_row():
 SCALAR_DTYPES = [*DTYPES, torch.int64, torch.uint8]
 
 
+@pytest.mark.sweep
 @every_row_engine
 @pytest.mark.parametrize("scalar", SCALAR_DTYPES, ids=str)
 @pytest.mark.parametrize("array", SCALAR_DTYPES, ids=str)
@@ -666,6 +669,7 @@ def routed_to(k):
     return Formula(formula, columns, tuple(range(3, 4 + k)), name=f"routed to {k}", outputs=outputs)
 
 
+@pytest.mark.sweep
 @every_row_engine
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("k", range(1, 10))

@@ -112,6 +112,7 @@ def test_every_function_is_in_the_table():
     assert {"relu"} < names < {name.replace("_", "") for name in F.__all__}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "ours", "builtin", "value", "slope"), CASES, ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_numpy_reference(name, ours, builtin, value, slope, dtype, device, interpreted):
@@ -221,9 +222,10 @@ def test_forward_mode_outside_transforms(ours, builtin, device):
 @pytest.mark.not_interpreted
 @FUNCTIONS
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_into_one_graph(ours, builtin, dynamic, device):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_into_one_graph(ours, builtin, dynamic, backend, device):
     torch._dynamo.reset()
-    compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic, backend=backend)
     for size in (5, 70):
         x, g = torch.randn(2, size, device=device)
         torch.testing.assert_close(gradient(compiled, x, g), gradient(builtin, x, g))
@@ -563,6 +565,7 @@ def test_modules_are_torchs(module_class, options, device):
     torch.testing.assert_close(functional_call(module, {}, (x.clone(),)), builtin(x.clone()))
 
 
+@pytest.mark.processes
 def test_without_a_compiler(tmp_path):
     """The same numbers from torch's operators, and one line in the log."""
     script = """

@@ -475,6 +475,7 @@ def test_values_and_gradients_of_bfloat16(case, device, interpreted):
     check_rows(case, torch.bfloat16, device, interpreted)
 
 
+@pytest.mark.sweep
 @ONE_OF_EACH
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 def test_values_and_gradients_of_other_dtypes(case, dtype, device, interpreted):
@@ -482,6 +483,7 @@ def test_values_and_gradients_of_other_dtypes(case, dtype, device, interpreted):
     check_rows(case, dtype, device, interpreted)
 
 
+@pytest.mark.sweep
 @EACH
 @pytest.mark.parametrize("shape", [(3, 1), (1, 7), (2, 3, 5), (2, 3, 4, 5), (5,), (1,), ()], ids=str)
 def test_shapes(case, shape, device):
@@ -678,6 +680,7 @@ def test_batched_gradients(case, device):
     assert_same(*derivatives)
 
 
+@pytest.mark.sweep
 @EACH
 @pytest.mark.parametrize(
     "dtype",
@@ -749,10 +752,11 @@ def test_compiles_with_sizes_that_change(case, device):
 
 
 @pytest.mark.not_interpreted
-def test_all_compile_into_kernels(device):
+@pytest.mark.parametrize("names", [["softmax", "mse_loss"], pytest.param(list(CASES), marks=pytest.mark.slow)], ids=len)
+def test_all_compile_into_kernels(names, device):
     """Forward and backward by Inductor, all functions in one graph, as it takes seconds for each."""
     torch._dynamo.reset()
-    cases = list(CASES.values())
+    cases = [CASES[name] for name in names]
     made = [case.tensors((3, 70), device=device) for case in cases]
     wanted = [case.wanted(tensors) for case, tensors in zip(cases, made, strict=True)]
 
@@ -766,7 +770,7 @@ def test_all_compile_into_kernels(device):
         gs = [torch.randn(y.shape, generator=torch.Generator().manual_seed(k)).to(device) for k, y in enumerate(ys)]
         differentiated = [tensors[k] for tensors, places in zip(inputs, wanted, strict=True) for k in places]
         outcomes.append([*(y.detach() for y in ys), *torch.autograd.grad(ys, differentiated, gs)])
-    names = [*CASES, *(f"{name}: {k}" for name, places in zip(CASES, wanted, strict=True) for k in places)]
+    names = [*names, *(f"{name}: {k}" for name, places in zip(names, wanted, strict=True) for k in places)]
     for name, got, expected in zip(names, *outcomes, strict=True):
         assert_same(got, expected, name)
 
@@ -1112,6 +1116,7 @@ def test_autocast(case, device):
         assert_same(list(gradients), results(case.reference, tensors, wanted)[1:], rtol=rounding, atol=rounding)
 
 
+@pytest.mark.sweep
 @EACH
 @pytest.mark.parametrize(
     "dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float64, torch.float16], ids=str
@@ -1671,6 +1676,7 @@ def by_operators() -> list[str]:
     return wrong
 
 
+@pytest.mark.processes
 def test_without_a_compiler(tmp_path):
     """The same numbers from torch's operators, and one line in the log."""
     script = f"import runpy; print(*runpy.run_path({__file__!r})['by_operators'](), sep='\\n\\n')"

@@ -406,6 +406,7 @@ def entropies(options, dtype, **more):
     return partial(F.cross_entropy, **ours), partial(builtin.cross_entropy, **theirs)
 
 
+@pytest.mark.sweep
 @every_dtype_and_way
 @every_reduction
 @pytest.mark.parametrize("options", [o for o in OPTIONS if o != FLAT], ids=[i for i in IDS if i != "flat"])
@@ -523,6 +524,7 @@ def targets_of(rows):
     return q, torch.full_like(rows, 0.25), 2 * q, -q
 
 
+@pytest.mark.sweep
 @every_dtype_and_way
 @every_reduction
 @pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[1], OPTIONS[4]], ids=[IDS[0], IDS[1], IDS[4]])

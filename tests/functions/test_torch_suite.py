@@ -21,6 +21,7 @@ operators, none of which ours have. The tables are private to torch and are impo
 import copy
 import inspect
 import io
+import itertools
 import pickle
 import warnings
 
@@ -84,8 +85,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning"),
     pytest.mark.filterwarnings("ignore:Casting complex values to real:UserWarning"),  # of complex samples to float64
 ]
+
+
+def in_turns(rows, *always):
+    """Some dtypes of each function, and one more, another one for the next function; the other rows are slow."""
+    groups = itertools.groupby(rows, key=lambda row: (row.values[1].formatted_name, row.values[3]))
+    for number, (_, group) in enumerate(groups):
+        group = list(group)
+        for place, row in enumerate(group):
+            is_taken = place == number % len(group) or row.values[2] in always
+            yield row if is_taken else pytest.param(*row.values, id=row.id, marks=[*row.marks, pytest.mark.slow])
+
+
 EACH_INFO = pytest.mark.parametrize(("which", "info"), INFOS)
-EACH_DTYPE = pytest.mark.parametrize(("which", "info", "dtype", "device"), TYPED)
+EACH_DTYPE = pytest.mark.parametrize(("which", "info", "dtype", "device"), list(in_turns(TYPED, torch.float32)))
 EACH_MODULE = pytest.mark.parametrize(("which", "info"), MODULE_INFOS)
 EACH_MODULE_AND_DTYPE = pytest.mark.parametrize(("which", "info", "dtype", "device"), TYPED_MODULES)
 
@@ -294,7 +307,7 @@ def lazily_conjugated(t):
     return t.conj().resolve_conj().conj()
 
 
-@EACH_DTYPE
+@pytest.mark.parametrize(("which", "info", "dtype", "device"), list(in_turns(TYPED)))
 def test_views(which, info, dtype, device):
     """Of the arguments and of the upstream gradient: with gaps, negated or conjugated when they are read."""
     views = [noncontiguous_like]
@@ -307,12 +320,14 @@ def test_views(which, info, dtype, device):
             assert_results_are_torchs(getattr(F, which), builtin_of(which, info), call, view)
 
 
+@pytest.mark.sweep
 @EACH_INFO
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes(which, info, dtype):
     """Ours takes the dtypes that the built-in takes, and has the same kind of error for the others.
 
-    (The samples are made as float32 and converted: not all can be made in all dtypes.)
+    (The samples are made as float32 and converted: not all can be made in all dtypes. Where they can,
+    test_values_and_gradients has the values.)
     """
     for call in samples(which, info, single(info)):
         if not elements(call):  # torch does not look what nothing is made of
@@ -325,7 +340,10 @@ def test_dtypes(which, info, dtype):
             with pytest.raises(type(error)):
                 getattr(F, which)(*args, **kwargs)
         else:
-            assert_results_are_torchs(getattr(F, which), info.op, call)
+            if dtype in info.supported_dtypes("cpu"):
+                assert getattr(F, which)(*args, **kwargs).dtype is info.op(*args, **kwargs).dtype
+            else:
+                assert_results_are_torchs(getattr(F, which), info.op, call)
 
 
 @pytest.mark.parametrize("which", [name for name in FUNCTIONS if hasattr(nn.functional, name)])
@@ -350,21 +368,22 @@ def test_mistakes(which, info):
             getattr(F, which)(sample.input, *sample.args, **sample.kwargs)
 
 
-@EACH_INFO
-def test_fake_and_meta_tensors(which, info):
+@pytest.mark.parametrize(
+    ("which", "info", "dtype", "device"), [row for row in in_turns(TYPED) if row.values[3] == "cpu"]
+)
+def test_fake_and_meta_tensors(which, info, dtype, device):
     """They have the shapes, dtypes and strides that real ones get, and so do their gradients."""
     ours = getattr(F, which)
-    for dtype in by_name(info.supported_dtypes("cpu")):
-        for call in samples(which, info, dtype, requires_grad=True):
-            expected = results(ours, call)
-            with FakeTensorMode() as mode:
-                fake = tree_map_only(Tensor, mode.from_tensor, call)
-                faked = results(ours, fake, mode.from_tensor(upstream(expected[0])))
-            meta = tree_map_only(Tensor, lambda t: leaf_of(t.detach().to("meta"), t), call)
-            on_meta = results(ours, meta, upstream(expected[0]).to("meta"))
-            for device, each in (("cpu", faked), ("meta", on_meta)):
-                assert list(map(metadata, each)) == list(map(metadata, expected)), (device, brief(call))
-                assert {t.device.type for t in each if t is not None} == {device}
+    for call in samples(which, info, dtype, requires_grad=True):
+        expected = results(ours, call)
+        with FakeTensorMode() as mode:
+            fake = tree_map_only(Tensor, mode.from_tensor, call)
+            faked = results(ours, fake, mode.from_tensor(upstream(expected[0])))
+        meta = tree_map_only(Tensor, lambda t: leaf_of(t.detach().to("meta"), t), call)
+        on_meta = results(ours, meta, upstream(expected[0]).to("meta"))
+        for device, each in (("cpu", faked), ("meta", on_meta)):
+            assert list(map(metadata, each)) == list(map(metadata, expected)), (device, brief(call))
+            assert {t.device.type for t in each if t is not None} == {device}
 
 
 def metadata(t):
@@ -396,8 +415,13 @@ def of_tensors(function, call):
     return partial, tuple(leaves[place] for place in places)
 
 
+FAST_OR_SLOW = pytest.mark.parametrize(
+    "fast", [pytest.param(True, id="fast"), pytest.param(False, id="slow", marks=pytest.mark.slow)]
+)
+
+
 @EACH_INFO
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+@FAST_OR_SLOW
 def test_gradcheck(which, info, fast):
     """Backward and forward mode, one gradient at a time and batches, defined and not; of small samples elementwise."""
     for call in with_gradients(which, info):
@@ -415,7 +439,7 @@ def test_gradcheck(which, info, fast):
 
 
 @EACH_INFO
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+@FAST_OR_SLOW
 def test_gradgradcheck(which, info, fast):
     for call in with_gradients(which, info):
         if elements(call) > (100 if fast else 10):
@@ -507,6 +531,7 @@ def check_forward_ad_formula(function, call):
     composite_compliance.check_forward_ad_formula(function, *call, assert_equal_fn=torch.testing.assert_close)
 
 
+@pytest.mark.sweep
 @EACH_INFO
 @pytest.mark.parametrize(
     "check", [check_with_mode, check_all_permutations, check_backward_formula, check_forward_ad_formula]

@@ -73,6 +73,7 @@ def shapes_for(engine, table):
     return table.shapes[::4] if engine.place == "interpreter" else table.shapes
 
 
+@pytest.mark.sweep
 def test_every_step_is_torchs(case_dtype, engine, table):
     case, dtype = case_dtype
     in_lock_step(table, case, engine, dtype, STEPS, shapes_for(engine, table), without_gradient)

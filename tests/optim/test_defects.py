@@ -29,6 +29,7 @@ def together(name, kwargs, asked, ours, theirs, steps=3):
     return mine, reference
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("size", [1, 63, 64, 67, 200])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_every_element_of_a_half_type_moves(name, asked, dtype, size, table):

@@ -235,6 +235,7 @@ def steps(table, numbers, *runs):
             optimizer.step(lambda: None)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("which", "form", "reference", "kwargs"), ROWS, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_forms_are_their_formulas(which, form, reference, kwargs, dtype, engine, table):

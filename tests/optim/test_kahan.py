@@ -80,6 +80,7 @@ def test_steps_that_rounding_takes(asked):
     assert (both(ours, optimizer) - 0.9).abs().max() <= 100 * 2**-18
 
 
+@pytest.mark.sweep
 @EACH_HALF
 @EACH_ROW
 def test_a_step_is_one_of_float32(which, kwargs, dtype, engine, table):
@@ -106,6 +107,7 @@ def test_a_step_is_one_of_float32(which, kwargs, dtype, engine, table):
     assert any(optimizer.state[p]["compensation"].count_nonzero() for p in params)
 
 
+@pytest.mark.sweep
 @pytest.mark.not_interpreted
 @EACH_HALF
 @EACH_CLASS

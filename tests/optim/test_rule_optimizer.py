@@ -179,6 +179,7 @@ def test_gradient_scaling(name, asked, table):
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 
+@pytest.mark.sweep
 def test_gradients_are_not_written(case, engine, table):
     params = table.parameters(shapes=SHAPES)
     optimizer = case.ours(params, **engine.kwargs)
@@ -278,6 +279,7 @@ def test_state_tells_autograd_too(name, engine, table):
     assert all(value._version > versions[key] for key, value in optimizer.state[p].items())
 
 
+@pytest.mark.sweep
 def test_a_dropped_optimizer_frees_its_tensors(name, engine, table):
     params = table.parameters(shapes=SHAPES)
     optimizer = stateful(table, name).ours(params, **engine.kwargs)
@@ -384,9 +386,13 @@ def test_two_optimizers_at_once(name, asked, table):
 # --------------------------------------------------------------------------------------------------------------- dtypes
 
 
+@pytest.mark.sweep
 def test_half_types_are_computed_in_float32(case, engine, table):
     """One step in a half type is a step in float32 from the same values, rounded once."""
-    for dtype in (torch.bfloat16, torch.float16):
+    dtypes = [torch.bfloat16, torch.float16]
+    if engine.place == "interpreter":  # one of them, now this, now that
+        del dtypes[len(repr(case)) % 2]
+    for dtype in dtypes:
         halves = table.parameters(dtype, SHAPES)
         half = case.ours(halves, **engine.kwargs)
         for step in range(3):

@@ -142,6 +142,7 @@ def assert_entries(params, optimizer, expected):
 # ---------------------------------------------------------------------------------------------------------- row by row
 
 
+@pytest.mark.sweep
 @ON_DEVICE
 @EACH_ASKED
 @EACH_PLACE

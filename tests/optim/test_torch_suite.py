@@ -105,6 +105,7 @@ def descend(params, optimizer, schedulers=(), steps=20):
 # ---------------------------------------------------------------------------------------------------------- the numbers
 
 
+@pytest.mark.sweep
 @pytest.mark.not_interpreted
 @EACH_CONFIG
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -112,6 +113,7 @@ def test_seven_iterations_are_torchs(which, config, dtype, engine, table):
     seven_iterations(table, which, config, dtype, engine)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("which", "config"), FUSED)
 def test_seven_fused_iterations_are_torchs_in_float16(which, config, compiling, table):
     seven_iterations(table, which, config, torch.float16, compiling)
@@ -193,6 +195,7 @@ def as_real(t):
     return torch.view_as_real(t) if t.is_complex() else t
 
 
+@pytest.mark.sweep
 @EACH_CONFIG
 def test_complex_numbers_are_pairs_of_real_ones(which, config, engine):
     """In a group with a parameter that is real."""
