@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,6 +185,8 @@ def test_a_small_run_prints_its_table_and_writes_its_files(capsys, tmp_path, few
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """They share the batches, and one of them writes what one alone writes, but for rounding and times."""
     argv = ["--epochs", "2", "--hidden", "16", "--batch-size", "1000", "--seeds", "1", "--no-progress"]
@@ -193,7 +195,7 @@ def test_two_processes_train_as_one(tmp_path):
     # No network is needed, nor a name for this machine.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "benchmarks" / "mnist.py", *argv, "--devices", "2", "--strategy", "ddp"]
-    two = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    two = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (two.returncode, two.stderr) == (0, "")
     assert two.stdout.count("Times: medians of the first of 2 processes, 1 threads") == 1
     assert two.stdout.count("ours | torch") == 3
@@ -239,20 +241,25 @@ def test_a_run_that_diverges_is_written_as_valid_json(tmp_path, few_digits):
     assert results["runs"][0]["lr"] == 1e30
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "mnist.py", "--epochs", "100", "--no-progress"]
-    command += ["--optimizer", "sgd", "--hidden", "8", "--batch-size", "10000", "--out", tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        first = process.stdout.readline()
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert first.startswith("[1/4]")
-    assert process.returncode == 130
-    assert "Traceback" not in err
+def test_ctrl_c_keeps_what_is_finished(tmp_path, capsys, few_digits, monkeypatch):
+    """In the middle of the training of the second run."""
+    step, steps = training.Classifier.training_step, itertools.count(1)
+
+    def training_step(self, batch):
+        if next(steps) == 5:  # of 3 a run
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch)
+
+    monkeypatch.setattr(training.Classifier, "training_step", training_step)
+    argv = ["--epochs", "1", "--no-progress", "--optimizer", "sgd", "--hidden", "8", "--batch-size", "100"]
+    assert command_line.main([*argv, "--out", str(tmp_path)]) == 130
+    out, err = capsys.readouterr()
+    assert out.startswith("[1/4]")
+    assert "[2/4]" not in out
     assert "interrupted; runs finished: 1" in err
     assert "|     -" in out
     assert (tmp_path / "loss.png").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # another Ctrl-C is heard
 
 
 # ---- pairing
@@ -323,22 +330,29 @@ def test_the_parts_of_processes_make_up_the_batches(processes):
     assert left_out == 50 % processes
 
 
-def test_step_time_leaves_out_forward_and_backward(few_digits):
+def test_step_time_leaves_out_forward_and_backward(few_digits, monkeypatch):
+    clock = [0.0]  # which only a forward pass and a step move on
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
     class Slow(torch.nn.Module):
         def forward(self, x):
-            time.sleep(0.02)
+            clock[0] += 8.0
             return x
 
+    class SGD(torch.optim.SGD):
+        def step(self, closure=None):
+            clock[0] += 1.0
+            return super().step(closure)
+
     mlp = torch.nn.Sequential(Slow(), torch.nn.Linear(784, 10))
-    classifier = training.Classifier(mlp, torch.optim.SGD(mlp.parameters()), few_digits, Setting())
+    classifier = training.Classifier(mlp, SGD(mlp.parameters()), few_digits, Setting())
     options = dict(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
     trainer = training.Trainer(**options, enable_progress_bar=False, enable_model_summary=False)
     with training.warnings.catch_warnings():
         training.warnings.simplefilter("ignore")
         trainer.fit(classifier, data.Batches(few_digits.train_images, few_digits.train_labels, 128, 0))
-    assert len(classifier.step_seconds) == 2
-    assert 0 < min(classifier.step_seconds) < 0.02
-    assert classifier.epoch_seconds[0] > 2 * 0.02
+    assert classifier.step_seconds == [1.0, 1.0]
+    assert classifier.epoch_seconds == [18.0]
 
 
 # ---- data

@@ -261,6 +261,8 @@ def test_what_is_there_is_not_trained_again(tmp_path, capsys, monkeypatch):
     assert "4 runs, of which 4 are in" in out
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     """The process is killed, without a chance to tidy up, after its first run."""
     argv = [sys.executable, BENCHMARKS / "mnist.py", "run", "--optimizer", "sgd", "--hidden", "8", "--epochs", "2"]
@@ -273,7 +275,7 @@ def test_a_killed_run_goes_on(tmp_path):
         process.kill()
     kept = len(store.Store(tmp_path).runs)
     assert kept >= 1
-    done = subprocess.run([*argv, "--seeds", str(kept)], capture_output=True, text=True, env=environment, timeout=100)
+    done = subprocess.run([*argv, "--seeds", str(kept)], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{kept} of {kept} runs are in" in done.stdout
 
@@ -293,9 +295,14 @@ def test_a_dry_run_says_what_and_how_long_and_leaves_nothing(tmp_path, capsys):
     "command, options, said",
     [
         ("compare", [], ["ours | torch", "± standard deviation"]),
-        ("compare", ["--budget", "short", "--dataset", "subset"], ["± 95 % interval", "ours against torch, p"]),
+        pytest.param(
+            *("compare", ["--budget", "short", "--dataset", "subset"], ["± 95 % interval", "ours against torch, p"]),
+            marks=pytest.mark.slow,
+        ),
         ("run", ["--activation", "relu,softsign"], ["first", "p: paired t-test"]),
-        ("sensitivity", ["--lr", "1e-3..1e-1:3"], ["0.001", "0.01", "0.1", "*"]),
+        pytest.param(
+            *("sensitivity", ["--lr", "1e-3..1e-1:3"], ["0.001", "0.01", "0.1", "*"]), marks=pytest.mark.slow
+        ),
         ("time-to-target", ["--target", "5,99.9"], ["5 %: reached", "0 of 2", "since the process was started"]),
     ],
 )

@@ -1,7 +1,8 @@
 """DTensor parameters, FSDP2, DDP: each process updates what it holds, and together they are as one alone.
 
 Every check runs in this process as the only one of its group and, this file being a script too, in two processes;
-those that depend on the number of processes run in four as well.
+those that depend on the number of processes run in four as well. No process waits for another for a limited time: a
+busy machine would be an error.
 """
 
 import copy
@@ -455,25 +456,23 @@ def gradients_that_are_still_on_their_way(mesh, which):
 # ------------------------------------------------------------------------------------------------------------ processes
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # no network is needed, nor a name for this machine
+NEVER = datetime.timedelta(days=1)
+FEW = ("NAdam",)  # whose state has all that there is: the others are slow in processes
 
 
-def each(size):
+def each(size, classes=CLASSES):
     """The checks for so many processes, with every class."""
-    return [(name, which) for name, (_, sizes) in CHECKS.items() if size in sizes for which in CLASSES]
+    return [(name, which) for name, (_, sizes) in CHECKS.items() if size in sizes for which in classes]
 
 
-def each_of(size):
-    """Slow are those that start processes, if only to have a checkpoint."""
-    slow = [pytest.mark.slow if size > 1 or name == "loaded_checkpoint" else () for name, _ in each(size)]
-    rows = [pytest.param(*key, marks=marks, id="-".join(key)) for key, marks in zip(each(size), slow, strict=True)]
-    return pytest.mark.parametrize(("what", "which"), rows)
+def in_few(*names):
+    """Slow, but for a few classes: what starts processes."""
+    return [pytest.param(*names, which, marks=() if which in FEW else pytest.mark.slow) for which in CLASSES]
 
 
 def group(rank, size, folder):
     """The mesh of a group of processes that meet at a file."""
-    dist.init_process_group(
-        "gloo", f"file://{folder}/meeting{size}", datetime.timedelta(seconds=60), world_size=size, rank=rank
-    )
+    dist.init_process_group("gloo", f"file://{folder}/meeting{size}", NEVER, world_size=size, rank=rank)
     return init_device_mesh("cpu", (size,))
 
 
@@ -493,7 +492,18 @@ def _mesh(folder):
     dist.destroy_process_group()
 
 
-def answers(size, folder):
+@pytest.fixture(name="classes", scope="module")
+def _classes(request):
+    """Those that the tests of processes were asked for."""
+    asked = {
+        item.callspec.params["which"]
+        for item in request.session.items
+        if item.path == Path(__file__) and {"two", "four"}.intersection(item.fixturenames)
+    }
+    return [which for which in CLASSES if which in asked]
+
+
+def answers(size, folder, classes):
     """What so many processes found: (check, class) -> the error, if there is one."""
     package = str(Path(torch_lecture_ops.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
@@ -501,14 +511,12 @@ def answers(size, folder):
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as file:
-            command = [sys.executable, __file__, str(rank), str(size), str(folder)]
+            command = [sys.executable, __file__, str(rank), str(size), str(folder), *classes]
             processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
-    limit = time.monotonic() + 150
     try:
-        for process in processes:
-            process.wait(max(0, limit - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        pass  # the answers say how far they came
+        # Until all have ended, or one with an error: the others would wait for it.
+        while any(process.poll() is None for process in processes) and not any(p.returncode for p in processes):
+            time.sleep(0.05)
     finally:
         for process in processes:
             process.kill()
@@ -518,7 +526,7 @@ def answers(size, folder):
         file = folder / f"answers{size}-{rank}"
         lines = file.read_text().splitlines() if file.exists() else []
         given = {tuple(key): error for key, error in map(json.loads, lines)}
-        for key in each(size):
+        for key in each(size, classes):
             error = given.get(key, f"not run; the log ends with\n{log.read_text()[-2000:]}")
             if error:
                 found[key] = found.get(key, "") + f"process {rank}: {error}\n"
@@ -526,57 +534,64 @@ def answers(size, folder):
 
 
 @pytest.fixture(name="two", scope="module")
-def _two(folder):
-    return answers(2, folder)
+def _two(folder, classes):
+    return answers(2, folder, classes)
 
 
 @pytest.fixture(name="four", scope="module")
-def _four(folder, two):
+def _four(folder, classes, two):
     """They load what two have saved."""
-    return answers(4, folder)
+    return answers(4, folder, classes)
 
 
 @pytest.mark.needs_compiler
-@each_of(1)
-def test_alone(what, which, mesh, request):
-    if what == "loaded_checkpoint":
-        request.getfixturevalue("two")
+@pytest.mark.parametrize(("what", "which"), [key for key in each(1) if key[0] != "loaded_checkpoint"])
+def test_alone(what, which, mesh):
     CHECKS[what][0](mesh, which)
 
 
+@pytest.mark.processes
 @pytest.mark.needs_compiler
-@each_of(2)
+@pytest.mark.parametrize("which", in_few())
+def test_alone_with_a_checkpoint_of_two(which, mesh, two):
+    CHECKS["loaded_checkpoint"][0](mesh, which)
+
+
+@pytest.mark.processes
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize(("what", "which"), [row for name in dict(each(2)) for row in in_few(name)])
 def test_in_two_processes(what, which, two):
     if error := two.get((what, which)):
         pytest.fail(error, pytrace=False)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.needs_compiler
-@each_of(4)
+@pytest.mark.parametrize(("what", "which"), each(4))
 def test_in_four_processes(what, which, four):
     if error := four.get((what, which)):
         pytest.fail(error, pytrace=False)
 
 
-def main(rank, size, folder):
-    """Write an answer for every check; end where only some of the processes fail: they are no longer in step."""
+def main(rank, size, folder, classes):
+    """Write an answer for every check; end at the first error: the processes may no longer be in step."""
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)  # tells Lightning that the processes are there
-    mesh, errors = group(rank, size, folder), dist.FileStore(f"{folder}/errors{size}", size)
+    mesh = group(rank, size, folder)
     warnings.simplefilter("error")
     with (Path(folder) / f"answers{size}-{rank}").open("w") as file:
-        for name, which in each(size):
+        for name, which in each(size, classes):
             error = ""
             try:
                 CHECKS[name][0](mesh, which)
             except BaseException:
                 error = traceback.format_exc()
             print(json.dumps([[name, which], error]), file=file, flush=True)
-            errors.set(f"{name} {which} {rank}", error)
-            if len({bool(errors.get(f"{name} {which} {process}")) for process in range(size)}) > 1:
-                return
+            if error:
+                os._exit(1)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

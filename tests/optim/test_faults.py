@@ -185,11 +185,12 @@ def _killed(tmp_path_factory):
     package = str(Path(torch_lecture_ops.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.needs_compiler
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
