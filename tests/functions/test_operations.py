@@ -31,8 +31,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from torch_lecture_ops import nn as ours_nn
-from torch_lecture_ops.formula import COMPILED, FormulaError, row_kernel, triton_engine
-from torch_lecture_ops.functions import operation
+from torch_lecture_ops.formula import COMPILED, FormulaError, row_kernel, row_sum, triton_engine
+from torch_lecture_ops.functions import Elementwise, Rowwise, operation
 from torch_lecture_ops.functions.pointwise import Pointwise
 from torch_lecture_ops.nn import functional as F
 
@@ -749,6 +749,37 @@ def test_compiles_with_sizes_that_change(case, device):
             assert_same(results(compiled, tensors, wanted, g), results(case.reference, tensors, wanted, g), f"{shape}")
     with torch.no_grad():
         assert_same(compiled(*tensors), case.reference(*tensors))
+
+
+class Centred(Rowwise):
+    @staticmethod
+    def value(x: Any) -> Any:
+        return x - row_sum(x) / row_sum(0 * x + 1)
+
+    chain = staticmethod(lambda g, y: g - row_sum(g) / row_sum(0 * g + 1))
+    push = chain
+
+
+class Line(Elementwise):
+    @staticmethod
+    def value(x: Any, *, a: Any, c: Any) -> Any:
+        return a * x + c
+
+    @staticmethod
+    def slope(*, a: Any) -> Any:
+        return a
+
+
+@pytest.mark.parametrize("is_wanted", [False, True], ids=["without a gradient", "with a gradient"])
+@pytest.mark.parametrize("call", [lambda x: Centred.call(x, -1), lambda x: Line.call(x, False, 2.0, 1.0)])
+def test_functions_of_users_compile(call, is_wanted):
+    """With two values each, which the compiler took for a forward without ctx."""
+    torch._dynamo.reset()
+    x = torch.randn(3, 5, requires_grad=is_wanted)
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    assert_same(compiled(x).detach(), call(x).detach())
+    if is_wanted:
+        assert_same(*(torch.autograd.grad(f(x).square().sum(), x) for f in (compiled, call)))
 
 
 @pytest.mark.not_interpreted
