@@ -241,7 +241,7 @@ def test_a_run_that_diverges_is_written_as_valid_json(tmp_path, few_digits):
     assert results["runs"][0]["lr"] == 1e30
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path, capsys, few_digits, monkeypatch):
+def test_ctrl_c_keeps_what_is_finished(tmp_path, capsys, few_digits, monkeypatch, ctrl_c):
     """In the middle of the training of the second run."""
     step, steps = training.Classifier.training_step, itertools.count(1)
 

@@ -381,7 +381,7 @@ def test_ctrl_c_prints_the_table_so_far(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "report.html").exists()
 
 
-def test_ctrl_c_before_the_first_run_takes_one_line(tmp_path, capsys, monkeypatch):
+def test_ctrl_c_before_the_first_run_takes_one_line(tmp_path, capsys, monkeypatch, ctrl_c):
     def interrupted():
         os.kill(os.getpid(), signal.SIGINT)
 
