@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from torch_lecture_ops import optim
+from torch_lecture_ops.functions.operation import IS_TORCH_2_11
 
 
 def wide(value):
@@ -165,7 +166,7 @@ class Case(namedtuple("Case", "name kwargs")):
 
     def torchs(self, params, **more):
         optimizer = getattr(torch.optim, self.name)(params, **copy.deepcopy(self.kwargs) | more)
-        if self.name == "Adagrad" and torch.__version__.startswith("2.11."):
+        if self.name == "Adagrad" and IS_TORCH_2_11:
             optimizer.register_step_pre_hook(_complete)
         return optimizer
 
