@@ -257,9 +257,34 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, capsys, few_digits, monkeypatch
     assert out.startswith("[1/4]")
     assert "[2/4]" not in out
     assert "interrupted; runs finished: 1" in err
+    assert "Traceback" not in err
     assert "|     -" in out
     assert (tmp_path / "loss.png").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # another Ctrl-C is heard
+
+
+INTERRUPTED = """
+import runpy, signal, sys
+from suite import training
+
+def interrupted(self, batch):
+    signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+training.Classifier.training_step = interrupted
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_ctrl_c_ends_the_process_with_130(tmp_path):
+    script = ROOT / "benchmarks" / "mnist.py"
+    code = f"import sys; sys.argv[:1] = [{str(script)!r}]; sys.path[:0] = [{str(script.parent)!r}]\n{INTERRUPTED}"
+    argv = ["--epochs", "1", "--no-progress", "--optimizer", "sgd", "--out", tmp_path]
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "\nmnist.py: interrupted; runs finished: 0\n"
 
 
 # ---- pairing

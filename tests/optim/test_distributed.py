@@ -461,7 +461,7 @@ FEW = ("NAdam",)  # whose state has all that there is: the others are slow in pr
 
 
 def each(size, classes=CLASSES):
-    """The checks for so many processes, with every class."""
+    """The checks for so many processes, with each of the classes."""
     return [(name, which) for name, (_, sizes) in CHECKS.items() if size in sizes for which in classes]
 
 
@@ -515,7 +515,7 @@ def answers(size, folder, classes):
             processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
     try:
         # Until all have ended, or one with an error: the others would wait for it.
-        while any(process.poll() is None for process in processes) and not any(p.returncode for p in processes):
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
             time.sleep(0.05)
     finally:
         for process in processes:
@@ -524,7 +524,8 @@ def answers(size, folder, classes):
     found = {}
     for rank, log in enumerate(logs):
         file = folder / f"answers{size}-{rank}"
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        lines = [line for line in lines if line.endswith("\n")]  # one killed leaves half a line
         given = {tuple(key): error for key, error in map(json.loads, lines)}
         for key in each(size, classes):
             error = given.get(key, f"not run; the log ends with\n{log.read_text()[-2000:]}")
@@ -589,7 +590,7 @@ def main(rank, size, folder, classes):
                 error = traceback.format_exc()
             print(json.dumps([[name, which], error]), file=file, flush=True)
             if error:
-                os._exit(1)
+                os._exit(1)  # at once: an orderly end might wait for the others
     dist.destroy_process_group()
 
 
