@@ -773,7 +773,7 @@ class Line(Elementwise):
 @pytest.mark.parametrize("is_wanted", [False, True], ids=["without a gradient", "with a gradient"])
 @pytest.mark.parametrize("call", [lambda x: Centred.call(x, -1), lambda x: Line.call(x, False, 2.0, 1.0)])
 def test_functions_of_users_compile(call, is_wanted):
-    """With two values each, which the compiler took for a forward without ctx."""
+    """With as many values as forward(ctx, *inputs) has parameters, which the compiler takes for one without ctx."""
     torch._dynamo.reset()
     x = torch.randn(3, 5, requires_grad=is_wanted)
     compiled = torch.compile(call, fullgraph=True, backend="eager")

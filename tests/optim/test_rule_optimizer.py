@@ -387,32 +387,27 @@ def test_two_optimizers_at_once(name, asked, table):
 
 
 @pytest.mark.sweep
-def test_half_types_are_computed_in_float32(case, engine, table):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_are_computed_in_float32(case, engine, dtype, table):
     """One step in a half type is a step in float32 from the same values, rounded once."""
-    dtypes = [torch.bfloat16, torch.float16]
-    if engine.place == "interpreter":  # one of them, now this, now that
-        del dtypes[len(repr(case)) % 2]
-    for dtype in dtypes:
-        halves = table.parameters(dtype, SHAPES)
-        half = case.ours(halves, **engine.kwargs)
-        for step in range(3):
-            floats = [nn.Parameter(p.detach().float()) for p in halves]
-            single = case.ours(floats, **engine.kwargs)
-            for p, q in zip(halves, floats, strict=True):
-                single.state[q].update(
-                    {k: v.clone() if v.dtype != dtype else v.float() for k, v in half.state[p].items()}
-                )
-                if not single.state[q]:
-                    del single.state[q]
-            table.give_gradients(step, halves)
-            for p, q in zip(halves, floats, strict=True):
-                q.grad = p.grad.float()
-            half.step()
-            single.step()
-            for p, q in zip(halves, floats, strict=True):
-                assert torch.equal(p, q.to(dtype))
-                for key, value in half.state[p].items():
-                    assert torch.equal(value, single.state[q][key].to(value.dtype)), key
+    halves = table.parameters(dtype, SHAPES)
+    half = case.ours(halves, **engine.kwargs)
+    for step in range(3):
+        floats = [nn.Parameter(p.detach().float()) for p in halves]
+        single = case.ours(floats, **engine.kwargs)
+        for p, q in zip(halves, floats, strict=True):
+            single.state[q].update({k: v.clone() if v.dtype != dtype else v.float() for k, v in half.state[p].items()})
+            if not single.state[q]:
+                del single.state[q]
+        table.give_gradients(step, halves)
+        for p, q in zip(halves, floats, strict=True):
+            q.grad = p.grad.float()
+        half.step()
+        single.step()
+        for p, q in zip(halves, floats, strict=True):
+            assert torch.equal(p, q.to(dtype))
+            for key, value in half.state[p].items():
+                assert torch.equal(value, single.state[q][key].to(value.dtype)), key
 
 
 def test_no_gradient_in_float16(name, asked, table):
