@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiled, an autograd Function whose forward ends in x.to(x.dtype) has a gradient of 0.
 #
-# Versions: torch 2.11.0; mended in 2.12.1.
+# Versions: torch 2.11.0; mended in 2.12.0.
 # Guess: a cast that has nothing to do returns its argument, so it changes nothing.
 # Behaviour: the compiler sees the same tensor come out twice, takes the output for one that does not depend on the
 #   inputs, and hands back zeros: no error, no warning, the value is right. The same behind .float(), .contiguous() and

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # model.compile() of an nn.Sequential compiles nothing.
 #
-# Versions: torch 2.13.0; the same in 2.11 and 2.12 (2.12 warns if fullgraph=True, 2.13 then raises), mended in 2.14.1.
+# Versions: torch 2.13.0; the same in 2.11 and 2.12 (2.12 warns if fullgraph=True, 2.13 then raises), mended in 2.14.0.
 # Guess: model.compile() is torch.compile(model) in place.
 # Behaviour: it compiles the method that calls forward. That lies in torch.nn, as the forward of Sequential, Linear and
 #   ReLU do, and frames of torch.nn are on the compiler's list of what to skip: not one frame is left, the backend is
