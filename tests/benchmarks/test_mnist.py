@@ -196,7 +196,9 @@ def test_two_processes_train_as_one(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "benchmarks" / "mnist.py", *argv, "--devices", "2", "--strategy", "ddp"]
     two = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (two.returncode, two.stderr) == (0, "")
+    # Now and then a process of torch's aborts as it ends, with all done: see test_examples.py.
+    said = two.stderr.replace("terminate called without an active exception\n", "")
+    assert (two.returncode, said) == (0, "")
     assert two.stdout.count("Times: medians of the first of 2 processes, 1 threads") == 1
     assert two.stdout.count("ours | torch") == 3
     assert two.stdout.count("[1/4]") == 1
