@@ -83,10 +83,8 @@ def pytest_collection_modifyitems(config, items):
     items[:] = filter(is_wanted, items)
 
     tables = defaultdict(list)
-    for item in items:
-        if hasattr(item, "callspec") and not (item.get_closest_marker("gpu") or item.get_closest_marker("slow")):
-            is_sampled = item.get_closest_marker("sweep") or is_interpreted(item) or config.getoption("sample")
-            tables[item.parent.nodeid, item.originalname, is_interpreted(item)] += [item] if is_sampled else []
+    for item in filter(is_sampled, items):
+        tables[item.parent.nodeid, item.originalname, is_interpreted(item)].append(item)
     for rows in tables.values():
         taken = sample(list(map(entries, rows)))
         for number, item in enumerate(rows):
@@ -97,6 +95,13 @@ def pytest_collection_modifyitems(config, items):
 def is_wanted(item):
     place = item.callspec.params.get("device") if hasattr(item, "callspec") else None
     return place != "interpreter" or not item.get_closest_marker("not_interpreted")
+
+
+def is_sampled(item):
+    """Whether it is a row of a table of which a sample is taken."""
+    if not hasattr(item, "callspec") or item.get_closest_marker("gpu") or item.get_closest_marker("slow"):
+        return False
+    return item.get_closest_marker("sweep") or is_interpreted(item) or item.config.getoption("sample")
 
 
 def is_interpreted(item):
