@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,14 +29,13 @@ from ..functions import (
     Tanh,
 )
 from ..functions.affine import AffineOfTensors
-from ..functions.elu import ELUOfInput
-from ..functions.leaky_relu import LeakyReLUOfInput
+from ..functions.elu import ELUOfOutput
+from ..functions.leaky_relu import LeakyReLUOfOutput
 from ..functions.relu import ReLUOfInput
+from .checks import check_integer, check_strided, check_tensors, elsewhere, is_special
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
-    check_integer,
-    check_tensors,
     cross_entropy,
     in_autocast_dtype,
     is_autocast_on,
@@ -61,6 +60,9 @@ __all__ += ["add", "mul", "copy", "maximum", "matmul"]
 __all__ += ["quadratic_cost", "mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"]
 
 
+Saved = Literal["input", "output"]  # what a function keeps for its gradient
+
+
 def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tensor:
     """a x + c, elementwise; see `torch_lecture_ops.functions.Affine`.
 
@@ -73,6 +75,7 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     """
     if has_torch_function((x, a, c)):
         return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
+    check_strided("affine", x=x)
     if not isinstance(a, Tensor) and not isinstance(c, Tensor):
         return Affine.call(x, False, a, c)
     return AffineOfTensors.call(x, _tensor(a, x), _tensor(c, x), "none")
@@ -89,8 +92,8 @@ def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> T
     >>> relu(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
-    if has_torch_function_unary(input):
-        return _overridden(relu, input, inplace=inplace, subgradient=subgradient)
+    if is_special(input):
+        return elsewhere(relu, {"input": input}, dict(inplace=inplace), {"subgradient": (subgradient, 0.0)})
     if subgradient == 0.0:
         return ReLU.call(input, inplace)
     if not 0.0 <= subgradient <= 1.0:
@@ -98,38 +101,49 @@ def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> T
     return ReLUOfInput.call(input, inplace, subgradient)
 
 
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+def leaky_relu(
+    input: Tensor, negative_slope: float = 0.01, inplace: bool = False, *, save: Saved = "input"
+) -> Tensor:
     """x where x > 0, else negative_slope · x, elementwise; see `torch_lecture_ops.functions.LeakyReLU`.
 
     Arguments:
         input: a floating-point tensor of any shape.
-        negative_slope: a, any number.
+        negative_slope: a, any number; at least 0 for save="output".
         inplace: store the result in the input.
+        save: what backward needs. "input": as torch. "output": saves memory, since the next layer keeps it anyway; then
+            nobody may write to the output before backward. (In place it is the output wherever that can be.)
 
     >>> leaky_relu(torch.tensor([-1.0, 2.0]), 0.25)
     tensor([-0.2500,  2.0000])
     """
-    if has_torch_function_unary(input):
-        return _overridden(leaky_relu, input, negative_slope=negative_slope, inplace=inplace)
-    function = LeakyReLU if negative_slope >= 0 else LeakyReLUOfInput
-    return function.call(input, inplace, negative_slope)
+    if is_special(input):
+        options = dict(negative_slope=negative_slope, inplace=inplace)
+        return elsewhere(leaky_relu, {"input": input}, options, {"save": (save, "input")})
+    by_output = _saves_output("leaky_relu", save, "negative_slope", negative_slope, inplace)
+    return (LeakyReLUOfOutput if by_output else LeakyReLU).call(input, inplace, negative_slope)
 
 
-def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def elu(
+    input: Tensor, alpha: float = 1.0, inplace: bool = False, *, save: Saved = "input"
+) -> Tensor:
     """x where x > 0, else alpha · (eˣ - 1), elementwise; see `torch_lecture_ops.functions.ELU`.
 
     Arguments:
         input: a floating-point tensor of any shape.
-        alpha: α, any number.
+        alpha: α, any number; at least 0 for save="output".
         inplace: store the result in the input.
+        save: what backward needs. "input": as torch. "output": saves memory, since the next layer keeps it anyway; then
+            nobody may write to the output before backward, and far to the left the slope is 0 (in float32 from
+            x = -16.6 on, in bfloat16 from -6.2 on; see `ELUOfOutput`). (In place it is the output wherever that can
+            be.)
 
     >>> elu(torch.tensor([-1.0, 2.0]))
     tensor([-0.6321,  2.0000])
     """
-    if has_torch_function_unary(input):
-        return _overridden(elu, input, alpha=alpha, inplace=inplace)
-    by_output = alpha >= 0 and (inplace or input.dtype not in HALF)  # in place, the input would have to be copied
-    return (ELU if by_output else ELUOfInput).call(input, inplace, alpha)
+    if is_special(input):
+        return elsewhere(elu, {"input": input}, dict(alpha=alpha, inplace=inplace), {"save": (save, "input")})
+    by_output = _saves_output("elu", save, "alpha", alpha, inplace)
+    return (ELUOfOutput if by_output else ELU).call(input, inplace, alpha)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -141,8 +155,8 @@ def sigmoid(input: Tensor) -> Tensor:
     >>> sigmoid(torch.tensor([0.0, 1.0]))
     tensor([0.5000, 0.7311])
     """
-    if has_torch_function_unary(input):
-        return _overridden(sigmoid, input)
+    if is_special(input):
+        return elsewhere(sigmoid, {"input": input})
     return Sigmoid.call(input)
 
 
@@ -155,8 +169,8 @@ def tanh(input: Tensor) -> Tensor:
     >>> tanh(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7616])
     """
-    if has_torch_function_unary(input):
-        return _overridden(tanh, input)
+    if is_special(input):
+        return elsewhere(tanh, {"input": input})
     return Tanh.call(input)
 
 
@@ -170,9 +184,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     >>> prelu(torch.tensor([[-1.0, -1.0, 2.0]]), torch.tensor([0.25, 0.5, 0.5]))
     tensor([[-0.2500, -0.5000,  2.0000]])
     """
-    if has_torch_function((input, weight)):
-        return handle_torch_function(prelu, (input, weight), input, weight)
-    check_tensors("prelu", input=input, weight=weight)
+    if is_special(input) or is_special(weight):
+        return elsewhere(prelu, {"input": input, "weight": weight})
     input, weight = in_autocast_dtype(input, weight)
     _check_floats("prelu", input)
     if input.dtype is not weight.dtype:
@@ -204,8 +217,8 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     >>> silu(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7311])
     """
-    if has_torch_function_unary(input):
-        return _overridden(silu, input, inplace=inplace)
+    if is_special(input):
+        return elsewhere(silu, {"input": input}, dict(inplace=inplace))
     return SiLU.call(input, inplace)
 
 
@@ -223,6 +236,7 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
     """
     if has_torch_function_unary(x):
         return handle_torch_function(maxout, (x,), x, pieces, dim=dim)
+    check_strided("maxout", x=x)
     _check_floats("maxout", x)
     if not x.dim():
         raise ValueError("maxout: x must have at least one dimension, got a tensor of shape ()")
@@ -246,8 +260,8 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     >>> softmax(torch.tensor([0.0, 1.0]), 0)
     tensor([0.2689, 0.7311])
     """
-    if has_torch_function_unary(input):
-        return _overridden(softmax, input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
+    if is_special(input):
+        return elsewhere(softmax, {"input": input}, dict(dim=dim, _stacklevel=_stacklevel, dtype=dtype))
     return _along("softmax", Softmax, input, dim, _stacklevel, dtype)
 
 
@@ -259,8 +273,8 @@ def log_softmax(
     >>> log_softmax(torch.tensor([0.0, 1.0]), 0)
     tensor([-1.3133, -0.3133])
     """
-    if has_torch_function_unary(input):
-        return _overridden(log_softmax, input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
+    if is_special(input):
+        return elsewhere(log_softmax, {"input": input}, dict(dim=dim, _stacklevel=_stacklevel, dtype=dtype))
     return _along("log_softmax", LogSoftmax, input, dim, _stacklevel, dtype)
 
 
@@ -306,7 +320,8 @@ def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
     (tensor(1.), tensor(1.))
     """
     if has_torch_function_unary(x):
-        return _overridden(copy, x, n=n)
+        return handle_torch_function(copy, (x,), x, n=n)
+    check_tensors("copy", x=x)
     if n < 1:
         raise ValueError(f"copy: n must be at least 1, got {n}")
     return Copy.call(x, n)
@@ -322,13 +337,25 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
     tensor([[11.]])
     """
-    if has_torch_function((a, b)):
-        return handle_torch_function(matmul, (a, b), a, b)
+    if is_special(a) or is_special(b):
+        return elsewhere(matmul, {"a": a, "b": b})
     return MatMul.call(*in_autocast_dtype(a, b))
 
 
-def _overridden(function: Any, input: Tensor, **options: Any) -> Any:
-    return handle_torch_function(function, (input,), input, **options)
+def _saves_output(who: str, save: str, name: str, number: float, inplace: bool) -> bool:
+    """Whether a function saves its output; in place it does as torch's, since its input would have to be copied."""
+    if save == "input":
+        return inplace and number >= 0
+    check_saves(who, save, name, number)
+    return True
+
+
+def check_saves(who: str, save: str, name: str, number: float) -> None:
+    """Raise an error for a choice of what to save that there is not, or that this number does not allow."""
+    if save not in ("input", "output"):
+        raise ValueError(f"{who}: save must be 'input' or 'output', got {save!r}")
+    if save == "output" and not number >= 0:
+        raise ValueError(f"{who}: save='output' needs {name} >= 0, got {number}: the output must tell the input's sign")
 
 
 def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Tensor:
@@ -337,7 +364,10 @@ def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Ten
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{function.__name__}: a or b must be a tensor, got {type(a).__name__} and {type(b).__name__}")
-    return gate.call(_tensor(a, like), _tensor(b, like), "none")
+    a, b = _tensor(a, like), _tensor(b, like)
+    if is_special(a) or is_special(b):
+        return elsewhere(function, {"a": a, "b": b})
+    return gate.call(a, b, "none")
 
 
 def _tensor(value: float | Tensor, like: Tensor) -> Tensor:

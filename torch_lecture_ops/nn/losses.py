@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, Weighte
 from ..functions.cross_entropy import out_of_bounds
 from ..functions.operation import has_values, nobody_watches
 from ..functions.squared_error import WeightedSquare
+from .checks import any_special, check_integer, check_strided, elsewhere
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
 
@@ -38,8 +38,8 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
     tensor(2.1250)
     """
     if has_torch_function((input, target)):
-        return _overridden(quadratic_cost, (input, target), reduction=reduction)
-    check_tensors("quadratic_cost", input=input, target=target)
+        return handle_torch_function(quadratic_cost, (input, target), input, target, reduction=reduction)
+    check_strided("quadratic_cost", input=input, target=target)
     if reduction not in ("notes", "sum", "mean"):
         raise ValueError(f"quadratic_cost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
     if input.shape != target.shape:
@@ -72,9 +72,9 @@ def mse_loss(
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor(2.)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options = dict(size_average=size_average, reduce=reduce, reduction=reduction, weight=weight)
-        return _overridden(mse_loss, (input, target), (weight,), **options)
+        return elsewhere(mse_loss, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
     if target.shape != input.shape:
         warnings.warn(
@@ -114,11 +114,10 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(torch.tensor([0.5, 0.75]), torch.tensor([0.0, 1.0]))
     tensor(0.4904)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
-        return _overridden(binary_cross_entropy, (input, target), (weight,), **options)
+        return elsewhere(binary_cross_entropy, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("binary_cross_entropy", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is "
@@ -166,12 +165,11 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 1.0]))
     tensor(0.4100)
     """
-    if has_torch_function((input, target, weight, pos_weight)):
-        options: dict[str, Any] = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
-        options |= dict(pos_weight=pos_weight)
-        return _overridden(binary_cross_entropy_with_logits, (input, target), (weight, pos_weight), **options)
+    if any_special(input, target, weight, pos_weight):
+        options: dict[str, Any] = dict(weight=weight, pos_weight=pos_weight)
+        options |= dict(size_average=size_average, reduce=reduce, reduction=reduction)
+        return elsewhere(binary_cross_entropy_with_logits, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
     if not input.is_floating_point():
@@ -216,12 +214,11 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2]))
     tensor(0.7531)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
-        return _overridden(cross_entropy, (input, target), (weight,), **options)
+        return elsewhere(cross_entropy, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("cross_entropy", input=input, target=target)
     check_integer("cross_entropy", "ignore_index", ignore_index)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
     dim = 1 if input.dim() > 1 else 0
@@ -249,10 +246,6 @@ def cross_entropy(
     return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
 
 
-def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (), **options: Any) -> Any:
-    return handle_torch_function(function, (*tensors, *others), *tensors, **options)
-
-
 def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
@@ -267,19 +260,6 @@ def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> 
 def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
     """Rows without entries: their sum is 0, their mean NaN, as torch has it."""
     return rows if reduction == "none" else rows.sum() * (math.nan if reduction == "mean" else 1.0)
-
-
-def check_tensors(who: str, **tensors: Any) -> None:
-    """Raise torch's TypeError for what is none."""
-    for name, value in tensors.items():
-        if type(value) is not Tensor and not isinstance(value, Tensor):  # the first is faster
-            raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
-
-
-def check_integer(who: str, name: str, value: Any) -> None:
-    """Raise torch's TypeError for what is none; True and False are none."""
-    if type(value) is not int and (isinstance(value, bool) or not hasattr(value, "__index__")):
-        raise TypeError(f"{who}(): argument '{name}' must be int, not {type(value).__name__}")
 
 
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
