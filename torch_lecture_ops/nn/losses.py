@@ -47,7 +47,7 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
         )
-    input, target = _floats("quadratic_cost", input, target)
+    input, target = _floats("quadratic_cost", *_in_float32(input, target))
     n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
     return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
 
@@ -84,7 +84,7 @@ def mse_loss(
         )
         torch.broadcast_tensors(input, target)  # says what is wrong if they cannot be
     if weight is None:
-        input, target = _floats("mse_loss", input, target)
+        input, target = _floats("mse_loss", *_in_float32(input, target))
         return SquaredError.call(input, target, 1.0, reduction)
     if weight.shape != input.shape:
         raise ValueError("Weights and input must have the same size.")
@@ -128,11 +128,11 @@ def binary_cross_entropy(
             "binary_cross_entropy is unsafe under autocast: a probability of float16 has lost what its logarithm "
             "needs; use binary_cross_entropy_with_logits"
         )
+    input, target, weight = _in_float32(input, target, weight)
     if not input.is_floating_point():
         raise NotImplementedError(f"binary_cross_entropy: floating-point tensors are needed, got {input.dtype}")
     if target.dtype is not input.dtype:
         raise RuntimeError(f"Found dtype {target.dtype} but expected {input.dtype}")
-    input, target = _floats("binary_cross_entropy", input, target)
     if weight is None:
         loss = BinaryCrossEntropy.call(input, target, reduction)
     else:
@@ -169,6 +169,7 @@ def binary_cross_entropy_with_logits(
         options: dict[str, Any] = dict(weight=weight, pos_weight=pos_weight)
         options |= dict(size_average=size_average, reduce=reduce, reduction=reduction)
         return elsewhere(binary_cross_entropy_with_logits, {"input": input, "target": target}, options)
+    input, target, weight, pos_weight = _in_float32(input, target, weight, pos_weight)
     reduction = _checked(reduction, size_average, reduce)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
@@ -176,7 +177,6 @@ def binary_cross_entropy_with_logits(
         raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
     if not target.is_floating_point():
         raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
-    input, target = _in_float32(input, target)
     if weight is None and pos_weight is None:
         loss = BinaryCrossEntropyWithLogits.call(input, target, reduction)
     else:
@@ -218,13 +218,13 @@ def cross_entropy(
         options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
         return elsewhere(cross_entropy, {"input": input, "target": target}, options)
+    input, target, weight = _in_float32(input, target, weight)
     reduction = _checked(reduction, size_average, reduce)
     check_integer("cross_entropy", "ignore_index", ignore_index)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
     dim = 1 if input.dim() > 1 else 0
     classes = input.shape[dim]
     if not target.is_floating_point():
-        (input,) = _floats("cross_entropy", input)
         _check_labels(input, target, classes, ignore_index)
         if not classes:
             return _of_no_classes(input.sum(dim), reduction)
@@ -263,7 +263,7 @@ def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
 
 
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, all of them floating-point, and in float32 where autocast is on."""
+    """The tensors, all of them floating-point."""
     if not all(map(Tensor.is_floating_point, tensors)):
         floating = [t.dtype for t in tensors if t.is_floating_point()]
         if not floating or any(t.is_complex() for t in tensors):
@@ -271,13 +271,13 @@ def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
                 f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
             )
         tensors = tuple([t if t.is_floating_point() else t.to(floating[0]) for t in tensors])
-    return _in_float32(*tensors)
+    return tensors
 
 
-def _in_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, none of them in a half type where autocast is on."""
+def _in_float32(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors, or None, none of them in a half type where autocast is on: before anything is checked."""
     if is_autocast_on(tensors[0]):
-        return tuple([t.float() if t.dtype in HALF else t for t in tensors])
+        return tuple([t.float() if t is not None and t.dtype in HALF else t for t in tensors])
     return tensors
 
 
