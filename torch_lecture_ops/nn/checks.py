@@ -28,9 +28,11 @@ def is_special(x: Any) -> bool:
     return has_torch_function_unary(x) or _is_wrapper(type(x)) or x.layout is not STRIDED or x.is_nested
 
 
-def any_special(*tensors: Any) -> bool:
-    """Whether one of these `is_special`, where None stands for a tensor that is not there."""
-    return any(tensor is not None and is_special(tensor) for tensor in tensors)
+def any_special(input: Any, target: Any, *weights: Any) -> bool:
+    """Whether one of the tensors of a loss `is_special`; a weight may be None."""
+    if is_special(input) or is_special(target):
+        return True
+    return any([weight is not None and is_special(weight) for weight in weights])  # noqa: C419, faster
 
 
 @cache
