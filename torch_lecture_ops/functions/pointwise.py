@@ -64,15 +64,21 @@ class _Rule:
             raise TypeError(f"{name}: chain asks for {unknown.pop()!r}, which the value does not have")
         self.tensors = len(self.names)
         self.taken = [self.names.index(name) for name in taken]
-        self.spares = self._spares()
+        slope = self._slope()
+        value_alone = Formula(value, ("array",) * self.tensors, (self.tensors,), self.numbers, name)
+        self.spares, self.formulas = self._spares(slope), (value_alone, slope)
         self._kernel_of_value, self._kernel_of_chain = cache(self._value_of_rows), cache(self._chain_of_rows)
         self.arrays: tuple[Part, ...] = ("array",) * self.tensors
 
-    def _spares(self) -> Sequence[Collection[int]]:
-        """The tensors that do not occur in each gradient."""
+    def _slope(self) -> Formula:
+        """The chain as a formula of elements."""
         columns = ("array",) * (1 + len(self.taken))
         stores = tuple(range(len(columns), len(columns) + self.tensors))
-        reads = trace(Formula(self.chain, columns, stores, self.chosen, f"{self.name}'s slope")).reads()
+        return Formula(self.chain, columns, stores, self.chosen, f"{self.name}'s slope")
+
+    def _spares(self, slope: Formula) -> Sequence[Collection[int]]:
+        """The tensors that do not occur in each gradient."""
+        reads = trace(slope).reads()
         return [{*range(self.tensors)}.difference(self.taken[k - 1] for k in read if k) for read in reads]
 
     def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:

@@ -49,6 +49,7 @@ class _Rule:
         self.value = RowFormula(Formula(value, ("array",), (1,), name=name))
         self.chain = RowFormula(Formula(chain, ("array", "array"), (2,), name=f"{name}'s slope"))
         self.push = RowFormula(Formula(push, ("array", "array"), (2,), name=f"{name}'s slope"))
+        self.formulas = self.value.formula, self.chain.formula, self.push.formula
 
     def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
         x, dim = inputs
