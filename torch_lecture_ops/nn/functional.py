@@ -75,6 +75,8 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     """
     if has_torch_function((x, a, c)):
         return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
+    if isinstance(x, Tensor) and x.is_nested:
+        return Affine.value(x, a=a, c=c)
     check_strided("affine", x=x)
     if not isinstance(a, Tensor) and not isinstance(c, Tensor):
         return Affine.call(x, False, a, c)
@@ -246,6 +248,8 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
             f"maxout: the size of dimension {dim} must be a multiple of pieces >= 1, got size {x.shape[dim]} and "
             f"{pieces} pieces"
         )
+    if is_special(x):
+        return x.unflatten(dim, (-1, pieces)).max(dim + 1).values
     return Maxout.call(x, pieces, dim)
 
 
@@ -324,7 +328,7 @@ def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
     check_tensors("copy", x=x)
     if n < 1:
         raise ValueError(f"copy: n must be at least 1, got {n}")
-    return Copy.call(x, n)
+    return Copy.forward(x, n) if is_special(x) else Copy.call(x, n)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
