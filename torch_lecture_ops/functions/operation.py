@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import compress
 from typing import Any, ClassVar, NamedTuple
@@ -104,6 +104,7 @@ class Operation(Function):
             return gradients + (None,) * (len(needed) - count)
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.set_materialize_grads(False)  # no tangent is no zero, which infinities would turn into NaN
             saved = remember(ctx, inputs, keep(inputs, output, ()), never)  # a tangent may use what no gradient does
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
@@ -320,14 +321,10 @@ class RowFormula:
         steps = [(stride, first * tensor.itemsize) for tensor, stride, first in columns]
         call = kernel.prepare(shape, steps, device)
         addresses = [tensor.data_ptr() for tensor in tensors]
-        try:
-            totals = call(addresses, numbers)
-        except EngineUnavailable as reason:
-            note_fallback(str(reason), "torch's operators")
-            return None
+        totals = _totals(call, addresses, numbers)
         elements = (shape[0] - 1) * shape[1] + shape[2]
         was_copied = any(tensor.data_ptr() not in addresses for tensor in watched)
-        if watched and elements and not was_copied:
+        if totals is not None and watched and elements and not was_copied:
             self._seen = Seen(Alike(watched).check, key, shape, elements, call)
         return totals
 
@@ -365,9 +362,18 @@ class Seen(NamedTuple):
     elements: int  # of such a shape; not 0
     call: Callable[..., Sequence[Total]]  # see `RowKernel.prepare`
 
-    def run(self, tensors: Sequence[Tensor], numbers: Sequence[Number] = ()) -> Sequence[Total]:
+    def run(self, tensors: Sequence[Tensor], numbers: Sequence[Number] = ()) -> Sequence[Total] | None:
         """As `RowFormula.run`, with the tensors of the columns."""
-        return self.call(map(Tensor.data_ptr, tensors), numbers)
+        return _totals(self.call, map(Tensor.data_ptr, tensors), numbers)
+
+
+def _totals(call: Callable[..., Sequence[Total]], addresses: Iterable[int], numbers: Sequence[Number]) -> Any:
+    """The totals of a kernel; None if it cannot be built. (One for unaligned tensors is built when such come.)"""
+    try:
+        return call(addresses, numbers)
+    except EngineUnavailable as reason:
+        note_fallback(str(reason), "torch's operators")
+        return None
 
 
 def upcast(tensor: Tensor) -> Tensor:

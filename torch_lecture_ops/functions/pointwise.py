@@ -139,13 +139,12 @@ class _Rule:
     def _value_by_kernel(self, tensors: Sequence[Tensor], numbers: Sequence[Number], reduction: str) -> Tensor | None:
         elementwise = reduction == "none"
         seen = self._kernel_of_value(self.arrays, elementwise).seen_like(tensors)
+        if seen is not None and elementwise:
+            y = empty_like(tensors[0])
+            return None if seen.run((*tensors, y), numbers) is None else y
         if seen is not None:
-            if elementwise:
-                y = empty_like(tensors[0])
-                seen.run((*tensors, y), numbers)
-                return y
-            (total,) = seen.run(tensors, (*numbers, _count(seen.elements, reduction)))
-            return _as_tensor(total, tensors[0].dtype)
+            totals = seen.run(tensors, (*numbers, _count(seen.elements, reduction)))
+            return None if totals is None else _as_tensor(totals[0], tensors[0].dtype)
         lie = _layout(tensors)
         if lie is None:
             return None
@@ -169,8 +168,8 @@ class _Rule:
         if seen is not None:
             given = numbers if elementwise else (*numbers, as_number(g), _count(seen.elements, reduction))
             results = [empty_like(saved[0]) if is_needed else None for is_needed in needed]
-            seen.run([*watched, *[t for t in results if t is not None]], given)
-            return tuple(results)
+            done = seen.run([*watched, *[t for t in results if t is not None]], given)
+            return None if done is None else tuple(results)
         lie = _layout(saved)
         if lie is None or (elementwise and g.dtype is not lie.like.dtype):
             return None
