@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,7 +25,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from ..nn import modules as ours
-from .monitor import Monitor, Record, learning_rate
+from .monitor import Monitor, Record, learning_rate, leaves, local
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +95,7 @@ class ActivationMonitor(Monitor):
             300 inputs, or what there is, of the first batch of the training; a resumed training takes others.
         max_saturated: fraction of saturated outputs, in [0, 1], above which a hidden layer is warned of.
         max_dead: fraction of dead units, in [0, 1], above which a layer is warned of.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`. Another probe is another argument.
 
     Raises:
         ValueError: a limit is out of range.
@@ -115,11 +116,13 @@ class ActivationMonitor(Monitor):
         max_saturated: float = 0.5,
         max_dead: float = 0.5,
         log_every_n_steps: int | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(log_every_n_steps)
-        for name, limit in (("max_saturated", max_saturated), ("max_dead", max_dead)):
+        told = None if probe is None else fingerprint(probe)
+        super().__init__(log_every_n_steps, name, probe=told, max_saturated=max_saturated, max_dead=max_dead)
+        for argument, limit in (("max_saturated", max_saturated), ("max_dead", max_dead)):
             if not 0.0 <= limit <= 1.0:
-                raise ValueError(f"ActivationMonitor: {name} must be in [0, 1], got {limit}")
+                raise ValueError(f"ActivationMonitor: {argument} must be in [0, 1], got {limit}")
         self.probe = probe
         self.max_saturated = max_saturated
         self.max_dead = max_dead
@@ -378,6 +381,22 @@ def as_arguments(probe: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if isinstance(probe, Mapping):
         return (), probe
     return (probe, {}) if isinstance(probe, (tuple, list)) else ((probe,), {})
+
+
+def fingerprint(probe: Probe) -> str:
+    """What tells a probe from another one, today and when a training is resumed: its shapes and a checksum.
+
+    >>> fingerprint([torch.zeros(2, 3), 0.5])
+    '[tensor of shape (2, 3), float] 63a57a2c'
+    """
+    checksum = 0
+    for leaf in leaves(probe):
+        if isinstance(leaf, Tensor) and not leaf.is_meta:
+            numbers = local(leaf).cpu().resolve_conj().resolve_neg().contiguous().flatten()
+            checksum = zlib.crc32(numbers.view(torch.uint8).numpy().data, checksum)
+        elif isinstance(leaf, (int, float, complex, str)):
+            checksum = zlib.crc32(repr(leaf).encode(), checksum)
+    return f"{describe(probe)} {checksum:08x}"
 
 
 def describe(probe: Any) -> str:

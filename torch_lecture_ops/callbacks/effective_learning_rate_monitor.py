@@ -36,7 +36,7 @@ class EffectiveLearningRateMonitor(Monitor):
 
     Arguments:
         least: the fraction in [0, 1] of the first step size below which a warning is due; 0 for never.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -49,8 +49,8 @@ class EffectiveLearningRateMonitor(Monitor):
         monitor.plot().savefig("step_sizes.png")
     """
 
-    def __init__(self, least: float = 0.01, log_every_n_steps: int | None = None) -> None:
-        super().__init__(log_every_n_steps)
+    def __init__(self, least: float = 0.01, log_every_n_steps: int | None = None, name: str | None = None) -> None:
+        super().__init__(log_every_n_steps, name, least=least)
         if not 0.0 <= least <= 1.0:
             raise ValueError(f"EffectiveLearningRateMonitor: least must be in [0, 1], got {least}")
         self.least = least

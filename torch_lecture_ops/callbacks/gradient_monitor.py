@@ -47,7 +47,7 @@ class GradientMonitor(Monitor):
         of: "weights" or "outputs".
         bins: of a histogram, at least 2; an odd number has a bin for what is almost zero.
         band: the smallest and the largest first_to_last that pass without a warning.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -67,8 +67,9 @@ class GradientMonitor(Monitor):
         bins: int = 33,
         band: tuple[float, float] = (1e-3, 1e3),
         log_every_n_steps: int | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(log_every_n_steps)
+        super().__init__(log_every_n_steps, name, bins=bins, band=band)
         if of not in ("weights", "outputs"):
             raise ValueError(f"GradientMonitor: of must be 'weights' or 'outputs', got {of!r}")
         if bins < 2:
@@ -82,11 +83,11 @@ class GradientMonitor(Monitor):
     measures_first_step = True
 
     @property
-    def name(self) -> str:
+    def default_name(self) -> str:
         return "GradientMonitor" if self.of == "weights" else "GradientMonitor.outputs"
 
     @property
-    def state_key(self) -> str:
+    def kind(self) -> str:
         return self._generate_state_key(of=self.of)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

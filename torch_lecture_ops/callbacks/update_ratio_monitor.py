@@ -30,7 +30,7 @@ class UpdateRatioMonitor(Monitor):
 
     Arguments:
         band: the smallest and the largest log10_ratio that pass without a warning.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -43,8 +43,13 @@ class UpdateRatioMonitor(Monitor):
         monitor.plot().savefig("update_ratios.png")
     """
 
-    def __init__(self, band: tuple[float, float] = (-5.0, -1.0), log_every_n_steps: int | None = None) -> None:
-        super().__init__(log_every_n_steps)
+    def __init__(
+        self,
+        band: tuple[float, float] = (-5.0, -1.0),
+        log_every_n_steps: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(log_every_n_steps, name, band=band)
         if not band[0] <= band[1]:
             raise ValueError(f"UpdateRatioMonitor: band must be two powers of ten, low <= high, got {band}")
         self.band = band
