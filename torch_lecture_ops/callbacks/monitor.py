@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .layers import named_parameters
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -295,10 +297,16 @@ def learning_rate(trainer: Trainer) -> float:
     return max(float(group.get("lr", 0.0)) for optimizer in trainer.optimizers for group in optimizer.param_groups)
 
 
-def named_parameters(module: nn.Module, optimizer: Optimizer) -> list[tuple[str, Tensor]]:
-    """The parameters of the module that the optimizer updates, in the module's order."""
+def parameters_of(optimizer: Optimizer, module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The parameters of the module that the optimizer updates, in the module's order, but those whose shape is not
+    known yet.
+    """
     held = held_by(optimizer)
-    return [(name, p) for name, p in module.named_parameters() if id(p) in held]
+    return [
+        (name, p)
+        for name, p in named_parameters(module)
+        if id(p) in held and not isinstance(p, nn.UninitializedParameter)
+    ]
 
 
 def held_by(optimizer: Optimizer) -> set[int]:
