@@ -88,6 +88,22 @@ class Dictionary(nn.Linear):
         return {"z": super().forward(x), "nothing": None, "labels": torch.zeros(3, dtype=torch.long)}
 
 
+class Halves(nn.Linear):
+    """Two outputs of one node of the graph, of which the second is not used."""
+
+    def forward(self, x):
+        return super().forward(x).chunk(2, 1)
+
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.halves = Halves(6, 6)
+
+    def forward(self, x):
+        return self.halves(x)[0].relu()
+
+
 class Opened(nn.Module):
     """One layer that puts out a dictionary, one that is never called, one whose weight is used without it."""
 
@@ -221,6 +237,7 @@ KINDS = {
         ["layer"],
         ["sigmoid"],
     ),
+    "an output that nobody uses": (Half, {"halves": ["halves.weight"]}, ["halves"], ["relu"]),
     "compiled": (
         lambda: between(torch.compile(nn.Linear(6, 8), backend="eager"), nn.Linear(8, 3)),
         {"0": ["0._orig_mod.weight"], "2": ["2.weight"]},

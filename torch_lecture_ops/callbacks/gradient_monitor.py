@@ -49,7 +49,7 @@ class GradientMonitor(Monitor):
     that both can be used at once.
 
     The first step is measured, too: "starting gradient histograms" tell whether the initialization is right. Warns once
-    if first_to_last leaves its band, and if gradients are not finite.
+    if first_to_last leaves its band, if gradients are not finite, and, at the end, if no output had a gradient.
 
     Source: Larson, Machine Learning in Python, slide 'Glorot Weight Initialization' ("Starting gradient histograms per
     layer"), after Glorot and Bengio 2010, figure 7, the back-propagated gradients (of="outputs"), and figure 8, those
