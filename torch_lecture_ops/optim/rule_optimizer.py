@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
-from torch.utils.hooks import RemovableHandle
 
 from ..formula import HALF, FormulaError
 from .checkpoint import fitted
+from .hooks import Hooks, registered
 from .plan import Columns, Plan, Sparse, same_objects
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule, Update, hypers, read
 
@@ -155,11 +154,11 @@ class RuleOptimizer(Optimizer):
         self._all_states: list[Group] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        hooks = {key: value for key, value in self.__dict__.items() if key.endswith("_hooks")}
+        hooks = {key: Hooks(self, value) for key, value in self.__dict__.items() if key.endswith("_hooks")}
         return {**super().__getstate__(), **hooks}  # torch forgets them
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        hooks = {key: _registered(value) for key, value in state.items() if key.endswith("_hooks")}
+        hooks = {key: registered(value) for key, value in state.items() if key.endswith("_hooks")}
         super().__setstate__({**state, **hooks})
         self._prepare()
         options = options_of(type(self))
@@ -327,14 +326,6 @@ class RuleOptimizer(Optimizer):
         if plan is None or not plan.fits(update, columns):
             plan = self._plans[number] = Plan(update, columns, self.sparse)
         plan.run(columns, numbers)
-
-
-def _registered(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
-    """The same hooks in a registry of their own, under numbers that no other hook of this process gets."""
-    own: OrderedDict[int, Any] = OrderedDict()
-    for hook in hooks.values():
-        own[RemovableHandle(own).id] = hook
-    return own
 
 
 def options_of(cls: type) -> Group:
