@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -85,7 +85,7 @@ class RuleOptimizer(Optimizer):
         options = options_of(type(self))
         form = self._rule_of({**options, **beyond})
         defaults |= {key: v for key, v in beyond.items() if key in form.keys or v != options.get(key, OPTIONS.get(key))}
-        form.check_keys(defaults)
+        form.check_keys({**{key: options[key] for key in form.starts if key in options}, **defaults})
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -108,8 +108,8 @@ class RuleOptimizer(Optimizer):
     def _check_form(self, group: Group) -> None:
         """A form does not have all options of the others: one that is set must not be ignored."""
         options, chosen = options_of(type(self)), self._rule_of(group)
-        for key in dict.fromkeys(key for rule in self._rules.values() for key in rule.keys):
-            if key not in chosen.keys and group.get(key, options.get(key)) != options.get(key):
+        for key in dict.fromkeys(key for rule in self._rules.values() for key in (*rule.keys, *rule.starts)):
+            if key not in (*chosen.keys, *chosen.starts) and group.get(key, options.get(key)) != options.get(key):
                 form = group.get("form", OPTIONS["form"])
                 raise ValueError(f"{type(self).__name__}: form={form!r} has no {key}, got {key}={group[key]}")
 
@@ -141,11 +141,8 @@ class RuleOptimizer(Optimizer):
                 self._make_missing(p, self.state[p], group, self._rule_of(group).update(group, first=False))
 
     def _prepare(self) -> None:
-        name, buffers = type(self).__name__, tuple(self.buffers.items())
-        self._rules = {
-            form: read(name, rule, buffers, self.counts_steps, bool(self.forms))
-            for form, rule in {OPTIONS["form"]: self.rule, **self.forms}.items()
-        }
+        name = type(self).__name__
+        self._rules: dict[Any, Rule] = {**_rules(type(self))}
         if unused := set(self.buffers.values()).difference(*(rule.buffers for rule in self._rules.values())):
             raise FormulaError(f"{name}: no rule takes the buffer {unused.pop().key!r}")
         self._plans: dict[int, Plan] = {}
@@ -161,26 +158,33 @@ class RuleOptimizer(Optimizer):
         hooks = {key: registered(value) for key, value in state.items() if key.endswith("_hooks")}
         super().__setstate__({**state, **hooks})
         self._prepare()
-        options = options_of(type(self))
+        options, own = options_of(type(self)), self._own_buffers()
         for group in self.param_groups:
             for key in self.defaults:  # a checkpoint written before an option existed lacks it
                 if key in options:
                     group.setdefault(key, options[key])
             for p in group["params"]:
                 if p in self.state:
-                    entries = {key: value for key, value in self.state[p].items() if value is not None}
+                    entries = {k: value for k, value in self.state[p].items() if k not in own or value is not None}
                     for key, value in entries.items():
-                        if not isinstance(value, Tensor):  # from when scalars were numbers
+                        if key in own and not isinstance(value, Tensor):  # from when scalars were numbers
                             entries[key] = self._new_scalar(p, group, key, float(value))
                     self.state[p] = entries
+
+    def _own_buffers(self) -> dict[str, Buffer]:
+        """Key -> buffer of all that the optimizer itself may keep in the state of a parameter, in any form."""
+        counter = [STEP] if self.counts_steps else []
+        return {buffer.key: buffer for buffer in (*counter, *self.buffers.values(), COMPENSATION)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` of this class, or of torch's class of the same name, returned.
 
         As in torch, hyper-parameters are loaded too, and arrays take the dtype and device of their parameter; tensors
-        that have them already are taken as they are, not copied. Options that torch's class does not have, and
-        `fused`, stay as they are if the state_dict does not name them. Where both sides have names of parameters, the
-        names decide what belongs together, otherwise the order.
+        that have them already are taken as they are, not copied. What others keep in the state of a parameter is loaded
+        as it was saved, tensors on the parameter's device. The rule stays what it is: each group keeps its own
+        `decoupled_weight_decay`, so that AdamW stays AdamW when it loads what Adam saved, and takes no other form.
+        Other options that torch's class does not have, and `fused`, stay as they are if the state_dict does not name
+        them. Where both sides have names of parameters, the names decide what belongs together, otherwise the order.
 
         Raises:
             ValueError: it does not fit: other groups, names, shapes, another form, or another optimizer.
@@ -189,8 +193,9 @@ class RuleOptimizer(Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
-        name, buffers = type(self).__name__, self.buffers.values()
-        loaded = fitted(name, state_dict, self.param_groups, self._rule_of, buffers)
+        name, own = type(self).__name__, self._own_buffers()
+        others = [rule for cls in _classes_of_package(RuleOptimizer) for rule in _rules(cls).values()]
+        loaded = fitted(name, state_dict, self.param_groups, self._rule_of, own, others)
         for group in loaded["param_groups"]:
             self._check({**self.defaults, **group})
         self.__setstate__(loaded)
@@ -237,7 +242,8 @@ class RuleOptimizer(Optimizer):
         """Move the state that there is to shared memory, for training in several processes at once."""
         for state in self.state.values():
             for value in state.values():
-                value.share_memory_()
+                if isinstance(value, Tensor):  # others may keep what they like there
+                    value.share_memory_()
 
     def _forget_replaced_states(self) -> None:
         states = list(self.state.values())
@@ -326,6 +332,22 @@ class RuleOptimizer(Optimizer):
         if plan is None or not plan.fits(update, columns):
             plan = self._plans[number] = Plan(update, columns, self.sparse)
         plan.run(columns, numbers)
+
+
+def _rules(cls: type[RuleOptimizer]) -> dict[str, Rule]:
+    """Form -> rule of a class."""
+    return {
+        form: read(cls.__name__, rule, tuple(cls.buffers.items()), cls.counts_steps, bool(cls.forms))
+        for form, rule in {OPTIONS["form"]: cls.rule, **cls.forms}.items()
+    }
+
+
+def _classes_of_package(cls: type[RuleOptimizer]) -> Iterator[type[RuleOptimizer]]:
+    """The subclasses of a class, but for those of users, whose rules may be wrong."""
+    for subclass in cls.__subclasses__():
+        if subclass.__module__.startswith(f"{__package__}."):
+            yield subclass
+            yield from _classes_of_package(subclass)
 
 
 def options_of(cls: type) -> Group:
