@@ -301,7 +301,8 @@ class RuleOptimizer(Optimizer):
         """Make the entries that the parameter's state lacks, and tell which."""
         missing = [buffer for buffer in update.order if buffer.key not in state]
         for buffer in missing:
-            value = group[buffer.initial] if isinstance(buffer.initial, str) else buffer.initial
+            start = buffer.initial
+            value = {**options_of(type(self)), **group}[start] if isinstance(start, str) else start
             if buffer.scalar:
                 state[buffer.key] = self._new_scalar(p, group, buffer.key, value)
             else:
