@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
+from operator import is_, itemgetter
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +16,11 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from ..formula import HALF, FormulaError
 from .checkpoint import fitted
 from .hooks import Hooks, registered
-from .plan import Columns, Plan, Sparse, same_objects
+from .plan import Columns, Plan, Sparse
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule, Update, hypers, read
 
 NoneType = type(None)
+_ABSENT = object()  # where a state has no such entry
 
 # Who may listen to a step. Without torch's private names somebody always may.
 _GLOBAL_PRE_HOOKS = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)
@@ -54,6 +57,11 @@ class RuleOptimizer(Optimizer):
       CUDA), foreach=True for torch's multi-tensor operators, foreach=False with fused=False for the plain loop; what
       cannot be had raises a RuntimeError that says why. Left at None, the fastest engine that is safe for these tensors
       runs, and `engine` tells which.
+
+    What is done to `state` and `param_groups` between two steps acts at the next one, and what is dropped there is
+    freed at once. A learning rate that is a tensor is shared by the groups that do not set their own, and a scheduler
+    that writes it for each group, such as torch's ReduceLROnPlateau, then changes it several times; give each group a
+    tensor of its own.
 
     Arguments:
         params: parameters or groups of them, as for every torch optimizer.
@@ -145,10 +153,7 @@ class RuleOptimizer(Optimizer):
         self._rules: dict[Any, Rule] = {**_rules(type(self))}
         if unused := set(self.buffers.values()).difference(*(rule.buffers for rule in self._rules.values())):
             raise FormulaError(f"{name}: no rule takes the buffer {unused.pop().key!r}")
-        self._plans: dict[int, Plan] = {}
-        # The state of the parameters of a group, as long as neither the parameters nor the states are replaced.
-        self._states: dict[int, tuple[list[Tensor], list[Group]]] = {}
-        self._all_states: list[Group] = []
+        self._plans: dict[int, Plan] = {}  # by the number of the group
 
     def __getstate__(self) -> dict[str, Any]:
         hooks = {key: Hooks(self, value) for key, value in self.__dict__.items() if key.endswith("_hooks")}
@@ -231,9 +236,12 @@ class RuleOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
-            self._forget_replaced_states()
+            keys, states, end = list(self.state), list(self.state.values()), 0
             for number, group in enumerate(self.param_groups):
-                self._update_group(number, group)
+                start, end = end, end + len(group["params"])
+                self._update_group(number, group, keys[start:end], states[start:end])
+            if max(self._plans, default=-1) >= len(self.param_groups):  # groups are gone
+                self._plans = {n: plan for n, plan in self._plans.items() if n < len(self.param_groups)}
         return loss
 
     _listened_step = Optimizer.profile_hook_step(_plain_step)
@@ -245,70 +253,73 @@ class RuleOptimizer(Optimizer):
                 if isinstance(value, Tensor):  # others may keep what they like there
                     value.share_memory_()
 
-    def _forget_replaced_states(self) -> None:
-        states = list(self.state.values())
-        if not same_objects(states, self._all_states):
-            self._states.clear()
-            self._all_states = states
-
-    def _states_of(self, number: int, params: list[Tensor]) -> list[Group]:
-        """The state of each parameter, looked up once: the hash of a tensor is a slow one."""
-        known, states = self._states.get(number, ((), []))
-        if not same_objects(params, known):
-            states = list(map(self.state.__getitem__, params))
-            self._states[number] = list(params), states
-        return states
-
-    def _update_group(self, number: int, group: Group) -> None:
-        params, grads = group["params"], [p.grad for p in group["params"]]
-        if NoneType in set(map(type, grads)):
-            params = [p for p, g in zip(params, grads, strict=True) if g is not None]
-            grads = [g for g in grads if g is not None]
+    def _update_group(self, number: int, group: Group, keys: list[Any], states: list[Group]) -> None:
+        """Update a group; `keys` and `states` are what the state has where its parameters are to be expected."""
+        params, plan = group["params"], self._plans.get(number)
+        grads = [p.grad for p in params]
+        if plan is None or plan.count != len(params):  # else it does not fit if a gradient is missing
+            params, grads = _with_gradients(params, grads)
         if not params:
             return
-        rule = self._rule_of(group)
-        update = rule.update(group, first=False)
-        states = self._states_of(number, params) if update.buffers else []
+        update = self._rule_of(group).update(group, first=False)
+        if update.buffers and not (len(keys) == len(params) and all(map(is_, keys, params))):
+            states = list(map(self.state.get, params))  # type: ignore[arg-type]  # the hash of a tensor is a slow one
         try:
             columns = _columns(params, grads, states, update)
-        except KeyError:
-            self._update_first(number, group, params, grads, states)
+            fits = plan is not None and plan.fits(update, columns)
+        except (KeyError, TypeError):  # there is no gradient, no state or no entry
+            fits = False
+        if fits:
+            plan.run(columns, self._hypers(group, update))  # type: ignore[union-attr]
         else:
-            self._run(number, group, update, columns)
+            self._update_anew(number, group)
 
-    def _update_first(
-        self, number: int, group: Group, params: list[Tensor], grads: list[Tensor], states: list[Group]
-    ) -> None:
+    def _update_anew(self, number: int, group: Group) -> None:
         """Make what some states lack and update; what was made is dropped again if that fails."""
+        params, grads = _with_gradients(group["params"], [p.grad for p in group["params"]])
         rule = self._rule_of(group)
         update = rule.update(group, first=False)
-        made: list[list[Buffer]] = []
+        states = [self.state[p] if update.buffers else {} for p in params]
+        made: list[dict[Buffer, Any]] = []
         try:
             made += (self._make_missing(p, state, group, update) for p, state in zip(params, states, strict=True))
             columns = _columns(params, grads, states, update)
             if rule.asks_first:
-                is_first = [not {STEP, COMPENSATION}.issuperset(buffers) for buffers in made]
-                self._run(number, group, rule.update(group, first=True), _choose(columns, is_first))
+                is_first = [any(_is_first(*entry) for entry in entries.items()) for entries in made]
+                self._run_anew(number, group, rule.update(group, first=True), _choose(columns, is_first))
                 columns = _choose(columns, [not first for first in is_first])
-            self._run(number, group, update, columns)
+            self._run_anew(number, group, update, columns)
         except Exception:
-            for state, buffers in zip(states, made, strict=False):
-                for buffer in buffers:
-                    del state[buffer.key]
+            for state, entries in zip(states, made, strict=False):
+                for buffer, before in entries.items():
+                    state[buffer.key] = before
+                    if before is _ABSENT:
+                        del state[buffer.key]
             raise
 
-    def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> list[Buffer]:
-        """Make the entries that the parameter's state lacks, and tell which."""
-        missing = [buffer for buffer in update.order if buffer.key not in state]
-        for buffer in missing:
-            start = buffer.initial
-            value = {**options_of(type(self)), **group}[start] if isinstance(start, str) else start
+    def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> dict[Buffer, Any]:
+        """Make the entries that the parameter's state lacks; these, and what was there in their place."""
+        made: dict[Buffer, Any] = {}
+        for buffer in update.order:
+            before = state.get(buffer.key, _ABSENT)
+            if isinstance(before, Tensor):
+                continue
+            if isinstance(before, Real) and buffer.scalar:  # as from when scalars were numbers
+                value = float(before)
+            elif before is None or before is _ABSENT:
+                start = buffer.initial
+                value = {**options_of(type(self)), **group}[start] if isinstance(start, str) else start
+            else:
+                raise TypeError(
+                    f"{type(self).__name__}: {buffer.key!r} in a parameter's state must be a tensor, got {before!r}"
+                )
             if buffer.scalar:
                 state[buffer.key] = self._new_scalar(p, group, buffer.key, value)
             else:
                 filling = complex(value, value) if p.is_complex() else value  # as two real numbers, like torch
                 state[buffer.key] = torch.full_like(p, filling, memory_format=torch.preserve_format)
-        return missing
+            made[buffer] = before
+        return made
 
     def _new_scalar(self, p: Tensor, group: Group, key: str, value: float) -> Tensor:
         if group.get("capturable") and p.is_cpu:
@@ -321,18 +332,17 @@ class RuleOptimizer(Optimizer):
         dtype = torch.float64 if wide else torch.float32
         return torch.full((), value, dtype=dtype, device=p.device if on_device else "cpu")
 
-    def _run(self, number: int, group: Group, update: Update, columns: Columns) -> None:
-        if not columns[0]:
-            return
+    def _run_anew(self, number: int, group: Group, update: Update, columns: Columns) -> None:
+        if columns[0]:
+            plan = self._plans[number] = Plan(update, columns, self.sparse)
+            plan.run(columns, self._hypers(group, update))
+
+    def _hypers(self, group: Group, update: Update) -> list[Any]:
         try:
-            numbers = hypers(update.formula, group)
+            return hypers(update.formula, group)
         except KeyError:
             self._rule_of(group).check_keys(group)
             raise
-        plan = self._plans.get(number)
-        if plan is None or not plan.fits(update, columns):
-            plan = self._plans[number] = Plan(update, columns, self.sparse)
-        plan.run(columns, numbers)
 
 
 def _rules(cls: type[RuleOptimizer]) -> dict[str, Rule]:
@@ -369,9 +379,21 @@ def not_negative(**values: Any) -> None:
             raise ValueError(f"Invalid {labels.get(name, f'{name} value')}: {value}")
 
 
+def _is_first(buffer: Buffer, before: Any) -> bool:
+    """Whether the step is the first one of a parameter, by an entry that was made and what was there before."""
+    return buffer not in (STEP, COMPENSATION) and not isinstance(before, Real)
+
+
 def _columns(params: list[Tensor], grads: list[Tensor], states: list[Group], update: Update) -> Columns:
-    """The columns of the update's formula; KeyError if a state lacks an entry."""
-    return [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
+    """The columns of the update's formula; KeyError if a state lacks an entry, TypeError if there is none."""
+    return [params, grads, *[list(map(itemgetter(buffer.key), states)) for buffer in update.buffers]]
+
+
+def _with_gradients(params: list[Tensor], grads: list[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those of the parameters that have a gradient, and these."""
+    if NoneType in set(map(type, grads)):
+        params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+    return params, [g for g in grads if g is not None]
 
 
 def _choose(columns: Columns, chosen: Sequence[bool]) -> Columns:
