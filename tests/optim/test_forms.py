@@ -240,11 +240,11 @@ def around(formula, decay, decoupled, maximize):
 
 
 def steps(table, numbers, *runs):
-    """The same gradients for several runs (params, optimizer). A closure gives them: Nesterov asks for one."""
+    """The same gradients for several runs (params, optimizer)."""
     for number in numbers:
         table.give_gradients(number, *(params for params, _ in runs))
         for _, optimizer in runs:
-            optimizer.step(lambda: None)
+            table.step(optimizer)
 
 
 @pytest.mark.sweep
@@ -571,8 +571,8 @@ def test_a_form_for_each_group(which, asked, table):
     for number in range(3):
         for group, (params, optimizer) in zip(groups, alone, strict=True):
             table.give_gradients(number, group["params"], params)
-            optimizer.step(lambda: None)
-        together.step(lambda: None)
+            table.step(optimizer)
+        table.step(together)
     for group, (params, optimizer) in zip(groups, alone, strict=True):
         assert all(map(torch.equal, group["params"], params))
         for p, q in zip(group["params"], params, strict=True):
