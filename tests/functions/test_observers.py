@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_lecture_ops import nn as ours_nn
+from torch_lecture_ops.functions import Elementwise
 from torch_lecture_ops.nn import functional as F
 
 torch.manual_seed(0)
@@ -332,3 +333,29 @@ def test_a_second_process_finds_the_compiled_model(tmp_path):
         counts.append(json.loads(done.stdout.splitlines()[-1]))
     assert "autograd_cache_bypass" not in counts[0]
     assert counts[1]["autograd_cache_hit"] == counts[1]["total"] == 1
+
+
+def test_names_of_operators_stand_for_what_they_are_made_of():
+    def names(factor):
+        class Mine(Elementwise):
+            @staticmethod
+            def value(x):
+                return factor * x
+
+            @staticmethod
+            def slope():
+                return factor + 0.0
+
+        graphs = []
+        torch.compiler.reset()
+        torch.compile(Mine.call, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)(x())
+        return [node.args[0] for node in graphs[0].graph.nodes if node.op == "call_function"]
+
+    assert len(names(2.0)) == 1
+    assert names(2.0) == names(2.0)
+    assert names(2.0) != names(3.0)
+
+
+def test_a_function_that_is_not_there_is_named():
+    with pytest.raises(RuntimeError, match="^mine: no such function in this process; import"):
+        torch.ops.torch_lecture_ops.call("mine", [x()], [], [])

@@ -185,7 +185,7 @@ class Elementwise(Function):
                 return plain_apply(x, *numbers) if numbers else plain_apply(x)
             return value.run(x, numbers)
 
-        compiled = as_operator(cls.__name__, eager, (value.formula, chain.formula))
+        compiled = as_operator(cls, eager, value.formula, chain.formula, cls.integers)
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
 

@@ -153,7 +153,7 @@ class Operation(Function):
                 return plain_apply(*inputs)
             return evaluate(inputs, not (dispatch_modes() or early_modes()))[0]
 
-        compiled = as_operator(cls.__name__, eager, getattr(rule, "formulas", ()))
+        compiled = as_operator(cls, eager, *getattr(rule, "formulas", ()))
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
 

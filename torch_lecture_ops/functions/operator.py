@@ -39,13 +39,18 @@ for key in ("CompositeImplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
 _operator = torch.ops.torch_lecture_ops.call.default
 
 
-def as_operator(name: str, function: Callable[..., Tensor], formulas: Sequence[Formula]) -> Callable[..., Tensor]:
+def as_operator(cls: type, function: Callable[..., Tensor], *content: Formula | str) -> Callable[..., Tensor]:
     """The function as a call of the operator: called with a list of its tensors (or None) and its other arguments.
 
-    A name is never given to another function, not in another process either, for graphs are cached by it: it stands for
-    the formulas' content and that of this package.
+    Graphs are cached by the names of functions, so no other function may ever get the same, in another process either:
+    a name stands for what the function is made of.
+
+    Arguments:
+        cls: whose function it is.
+        function: called with the tensors and the other arguments.
+        content: the formulas it is made of, and what else makes it what it is. None: what this package has of it.
     """
-    name = f"{name}:{_digest(formulas)}"
+    name = f"{cls.__module__}.{cls.__qualname__}:{_digest(cls, content)}"
     _functions[name] = function
 
     def compiled(tensors: list[Tensor | None], *options: Any) -> Tensor:
@@ -55,15 +60,20 @@ def as_operator(name: str, function: Callable[..., Tensor], formulas: Sequence[F
     return compiled
 
 
-def _digest(formulas: Sequence[Formula]) -> str:
-    content = hashlib.sha256(_SOURCES)
-    for formula in formulas:
-        try:
-            program = trace(formula)
-        except FormulaError:  # it runs on tensors alone: nobody knows what it will do
-            return uuid4().hex
-        content.update(repr((program.nodes, program.results, formula.stores)).encode())
-    return content.hexdigest()[:16]
+def _digest(cls: type, content: Sequence[Formula | str]) -> str:
+    unknown = uuid4().hex  # of what nobody can say what it is made of
+    if not content and not cls.__module__.startswith(__package__):
+        return unknown
+    digest = hashlib.sha256(_SOURCES)
+    for part in content:
+        if isinstance(part, Formula):
+            try:
+                program = trace(part)
+            except FormulaError:  # it runs on tensors alone
+                return unknown
+            part = repr((program.nodes, program.results, part.stores))
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]
 
 
 def _sources() -> bytes:
