@@ -357,5 +357,5 @@ def test_names_of_operators_stand_for_what_they_are_made_of():
 
 
 def test_a_function_that_is_not_there_is_named():
-    with pytest.raises(RuntimeError, match="^mine: no such function in this process; import"):
+    with pytest.raises(RuntimeError, match=r"^mine: no such function in this process; import"):
         torch.ops.torch_lecture_ops.call("mine", [x()], [], [])
