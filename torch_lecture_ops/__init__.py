@@ -6,4 +6,6 @@ engines that run every formula.
 
 from . import formula, functions, nn, optim
 
+__version__ = "0.1.0"
+
 __all__ = ["formula", "functions", "nn", "optim"]

@@ -1,0 +1,36 @@
+"""What is in the package, the source distribution and the names that `dir` shows."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+import torch_lecture_ops
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = ignore_patterns("__pycache__", ".*", "runs", "build", "dist", "*.egg-info", "*.pyc")
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_source_distribution_has_the_version_and_all_tests(tmp_path):
+    """With what they need: the benchmarks, whose own tests are among them, and all data."""
+    pytest.importorskip("setuptools")
+    copytree(ROOT, tmp_path / "checkout", ignore=LEFT_OUT)
+    whole = files_of(tmp_path / "checkout")
+    code = f"import setuptools.build_meta as backend; backend.build_sdist({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "checkout", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name = f"torch_lecture_ops-{torch_lecture_ops.__version__}"
+    with tarfile.open(tmp_path / f"{name}.tar.gz") as archive:
+        packed = {os.path.relpath(member.name, name) for member in archive if member.isfile()}
+    assert whole - packed <= {"MANIFEST.in"}
+    made = {file for file in packed - whole if ".egg-info" not in file}
+    assert made <= {"PKG-INFO", "setup.cfg", "MANIFEST.in"}
+    assert {"tests/conftest.py", "tests/optim/conftest.py", "benchmarks/data/mnist_subset.npz"} <= packed
