@@ -2,8 +2,8 @@
 
 import math
 
+from suite.run import Run
 from suite.setting import Setting
-from suite.training import Run
 
 from .frame import Budget, PaperTable, Row
 

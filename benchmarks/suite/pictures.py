@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from .choices import LIBRARIES
+from .run import Run
 from .setting import Setting, labels, pair, point
 from .statistics import estimate
 from .tables import Groups, accuracies, accuracy_of, by_learning_rate, finished, grouped, without
-from .training import Run
 
 # Colours that the colour-blind tell apart (Okabe and Ito), lighter on black.
 COLOURS = {

@@ -10,9 +10,9 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from .choices import LIBRARIES
+from .run import Run
 from .setting import Setting, labels, pair, point
 from .statistics import LEVEL, Estimate, estimate, holm, paired_p
-from .training import Run
 
 Groups = dict[Setting, list[Run]]  # runs that differ by their seeds alone
 

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from torch_lecture_ops.formula import c_engine, engine
+
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 stats = pytest.importorskip("scipy.stats")
@@ -24,9 +26,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BENCHMARKS)
     from papers import frame, glorot_2010, larson
-    from suite import choices, command_line, data, execution, pictures, statistics, store, tables, training
+    from suite import choices, command_line, data, execution, network, pictures, statistics, store, tables, training
+    from suite.run import Run
     from suite.setting import Setting, grid, key, labels
-    from suite.training import Run
 
 SMALL = ["--hidden", "8", "--epochs", "1", "--no-progress"]
 
@@ -85,14 +87,14 @@ def complaint(capsys, *argv: str) -> tuple[int, str]:
     ],
 )
 def test_a_choice_has_one_form(kind, text, canonical):
-    assert choices.CHECKS[kind](text) == canonical
-    assert choices.CHECKS[kind](canonical) == canonical
+    check = choices.checked(kind, choices.LIBRARIES)
+    assert check(text) == check(canonical) == canonical
 
 
 @pytest.mark.parametrize("init", [*choices.INITS, "glorot_uniform:mode=backward"])
 @pytest.mark.parametrize("activation", choices.ACTIVATIONS)
 def test_every_init_goes_with_every_activation(activation, init):
-    mlp = training.build_mlp(Setting(activation=activation, init=init, hidden=(12, 6)))
+    mlp = network.build_mlp(Setting(activation=activation, init=init, hidden=(12, 6)))
     assert mlp(torch.rand(3, 784)).shape == (3, 10)
     for name, parameter in mlp.named_parameters():
         if name.endswith("bias"):
@@ -134,9 +136,9 @@ def test_a_schedule_moves_the_learning_rate_and_norms_are_limited(few_digits):
             super().on_train_epoch_start()
             seen.append((self.optimizer.param_groups[0]["lr"], self.optimizer.param_groups[0]["momentum"]))
 
-    mlp = training.build_mlp(setting)
+    mlp = network.build_mlp(setting)
     optimizer = choices.build_optimizer(mlp.parameters(), setting.optimizer, "ours", setting.lr)
-    training.fit(Recorder(mlp, optimizer, few_digits, setting), training.Execution())
+    training.fit(Recorder(mlp, optimizer, few_digits, setting), execution.Execution())
     assert np.allclose(seen, [(0.4, 0.5), (0.2, 0.745)])
     assert max(layer.weight.norm(dim=1).max().item() for layer in mlp if hasattr(layer, "weight")) <= 0.1 + 1e-6
 
@@ -251,8 +253,8 @@ def test_what_is_there_is_not_trained_again(tmp_path, capsys, monkeypatch):
     (tmp_path / store.FILE).write_text("\n".join(lines[:3]) + "\n" + lines[3][:50])  # killed while it wrote
 
     trained = []
-    train = execution.train
-    monkeypatch.setattr(execution, "train", lambda setting, *others: trained.append(setting) or train(setting, *others))
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda setting, *others: trained.append(setting) or train(setting, *others))
     out, err = run(capsys, *argv)
     assert "3 of 4 runs are in" in out
     assert "line 4 damaged" in err
@@ -291,6 +293,112 @@ def test_a_dry_run_says_what_and_how_long_and_leaves_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("optimizer", choices.OPTIMIZERS)
+def test_a_dry_run_knows_every_optimizer(optimizer, tmp_path, capsys):
+    out, _ = run(capsys, "run", *SMALL, "--optimizer", optimizer, "--out", str(tmp_path), "--dry-run")
+    assert "2 runs, of which 0 are in" in out
+
+
+HEAVY = ["lightning", "torchvision", "scipy", "matplotlib", "torch._dynamo"]
+
+
+@pytest.mark.parametrize("script, argv, status", [
+    ("mnist.py", ["--help"], 0),
+    ("mnist.py", ["run", "--optimizer", "adma"], 2),
+    ("mnist.py", ["paper"], 2),
+    ("mnist.py", ["run", "--hidden", "8", "--optimizer", "sgd,nesterov", "--dry-run"], 0),
+    ("mnist.py", ["--hidden", "8", "--dry-run"], 0),
+    ("mnist.py", ["paper", "elu_2015", "--dry-run"], 0),
+    *((script, ["--help"], 0) for script in ("epoch.py", "callbacks.py", "optimizer_step.py", "make_mnist_subset.py")),
+])  # fmt: skip
+@pytest.mark.processes
+def test_what_trains_nothing_waits_for_no_import(script, argv, status, tmp_path):
+    code = f"""import runpy, sys
+sys.path.insert(0, {str(BENCHMARKS)!r}); sys.argv = [{script!r}, *{argv!r}]
+try:
+    runpy.run_path({str(BENCHMARKS / script)!r}, run_name="__main__")
+except SystemExit as exit:
+    print("status", exit.code, "imported", [name for name in {HEAVY} if name in sys.modules])
+else:
+    print("status 0 imported", [name for name in {HEAVY} if name in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"status {status} imported []", done.stdout + done.stderr
+    assert "None" not in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "activation", "init", "loss", "schedule"])
+@pytest.mark.parametrize("argv, libraries", [
+    (["compare"], choices.LIBRARIES), (["run"], ["ours"]), (["run", "--library", "torch"], ["torch"])
+])  # fmt: skip
+def test_a_command_takes_what_it_suggests_and_nothing_else(argv, libraries, kind, capsys):
+    suggested = complaint(capsys, *argv, f"--{kind}", "anything")[1].strip().partition("choose from ")[2].split(", ")
+    if "torch" not in argv:  # --library may follow
+        assert suggested == choices.available(kind, libraries)
+    for name in choices.KNOWN[kind]:
+        if name in choices.available(kind, libraries):
+            assert getattr(command_line.parse_options([*argv[1:], f"--{kind}", name], argv[0]), kind) == [name]
+        else:
+            line = complaint(capsys, *argv, f"--{kind}", name)[1]
+            assert f"torch has no {choices.label(kind, name)}" in line
+            assert line.strip().endswith(f"choose from {', '.join(choices.available(kind, libraries))}")
+
+
+def test_commands_without_their_argument_list_the_choices(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = complaint(capsys, "paper")
+    assert code == 2
+    for name in (*frame.NAMES, "all"):
+        assert name in line
+    code, line = complaint(capsys, "report")
+    assert (code, "train first" in line) == (2, True)
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        store.Store(tmp_path / "runs" / name).append(make_run(), "digits")
+    code, line = complaint(capsys, "report")
+    assert (code, "runs/one, runs/two" in line) == (2, True)
+
+
+@pytest.mark.parametrize("schedule, said", [
+    ("none", None),
+    ("step", "schedule step has no effect yet in 3 epochs: its first change comes after 10"),
+    ("step:every=3", "schedule step:every=3 has no effect yet in 3 epochs: its first change comes after 3"),
+    ("step:every=2", None),
+    ("annealing", None),
+    ("exponential:k=0", "its first change comes after more than 1003"),
+    ("step:every=7:per=batch", "schedule step:every=7:per=batch has no effect yet in 6 batches"),
+    ("step:every=5:per=batch", None),
+    ("inverse+step", "schedule step has no effect yet"),
+])  # fmt: skip
+def test_a_schedule_that_changes_nothing_yet_is_named(schedule, said, few_digits):
+    plan = grid(Setting(epochs=3, batch_size=128), dict(schedule=["none", schedule], optimizer=["sgd", "adam"]), [0, 1])
+    lines = execution.idle_schedules(plan, few_digits)
+    assert len(lines) == (said is not None)
+    assert all(said in line for line in lines)
+
+
+def test_a_schedule_that_changes_nothing_yet_is_named_before_the_training(tmp_path, capsys):
+    out, _ = run(capsys, "run", *SMALL, "--optimizer", "sgd", "--schedule", "none,step", "--out", str(tmp_path))
+    assert out.startswith("schedule step has no effect yet in 1 epochs")
+
+
+@pytest.mark.parametrize("schedule", ["none", "annealing:start=0"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nesterov"])
+def test_no_step_of_a_training_builds_a_kernel(optimizer, schedule, few_digits, monkeypatch):
+    """Nor an epoch: kernels are built before the first one."""
+    events = []
+    engine._kernel_or_reason.cache_clear()
+    monkeypatch.setattr(c_engine, "load", lambda source, load=c_engine.load: events.append("built") or load(source))
+    start = training.Classifier.on_train_epoch_start
+    monkeypatch.setattr(
+        training.Classifier, "on_train_epoch_start", lambda self: events.append("started") or start(self)
+    )
+    network.warm_up_once.cache_clear()
+    setting = Setting(optimizer=optimizer, schedule=schedule, lr=0.01, hidden=(8,), epochs=3, batch_size=256)
+    ran = training.train(setting, few_digits)
+    assert ran.engine != "c" or "built" in events
+    assert "built" not in events[events.index("started") :]
 @pytest.mark.parametrize(
     "command, options, said",
     [
@@ -365,14 +473,14 @@ def test_a_disk_that_is_full_takes_one_line(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_prints_the_table_so_far(tmp_path, capsys, monkeypatch):
-    train = execution.train
+    train = training.train
 
     def interrupted(setting, *others):
         if setting.seed == 1:
             raise KeyboardInterrupt
         return train(setting, *others)
 
-    monkeypatch.setattr(execution, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     argv = ["run", *SMALL, "--optimizer", "sgd,adam", "--seeds", "3", "--out", str(tmp_path)]
     out, err = run(capsys, *argv, status=130)
     assert "interrupted; runs finished: 2" in err
