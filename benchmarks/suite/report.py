@@ -99,10 +99,10 @@ STYLE = """
 body { font: 22px/1.5 system-ui, sans-serif; max-width: 1800px; margin: 2rem auto; padding: 0 1.5rem;
        background: #ffffff; color: #1a1a1a; }
 h1 { font-size: 2.2em; line-height: 1.15; } h2 { font-size: 1.6em; margin-top: 2em; }
-table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-th, td { padding: .35em .6em; text-align: right; white-space: pre; border-bottom: 1px solid #c8c8c8; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 12em; }
+table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; margin-bottom: 1.5em; }
+th, td { padding: .35em .6em; text-align: right; border-bottom: 1px solid #c8c8c8; }
+th:first-child, td:first-child { text-align: left; width: 12em; overflow-wrap: anywhere; }
+p, footer { overflow-wrap: anywhere; }
 img { width: 100%; height: auto; }
 footer { color: #595959; font-size: .8em; margin: 3em 0; }
 @media (prefers-color-scheme: dark) {

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -541,11 +542,70 @@ def test_a_heat_map_averages_over_all_else():
         for optimizer in ("sgd", "adam") for activation in accuracy for lr in (0.1, 0.3) for seed in (0, 1)
     ]  # fmt: skip
     maps = {panel.get_title(): panel for panel in pictures.heat_maps(runs).axes if panel.get_title()}
-    shown = {title: [text.get_text() for text in panel.texts] for title, panel in maps.items()}
+    shown = {tuple(title.split("\n")): [text.get_text() for text in panel.texts] for title, panel in maps.items()}
+    over = [f"Test accuracy, %: optimizer and {axis} (× diverged)" for axis in ("lr", "activation")]
     assert shown == {
-        "Test accuracy, %: optimizer and lr (× diverged)": ["85.5", "×", "75.5", "×"],
-        "Test accuracy, %: optimizer and activation (× diverged)": ["90.5 ×", "80.5 ×", "80.5 ×", "70.5 ×"],
+        (over[0], "mean over activation, seed"): ["85.5", "×", "75.5", "×"],
+        (over[1], "mean over lr, seed"): ["90.5 ×", "80.5 ×", "80.5 ×", "70.5 ×"],
     }
+
+
+def varied_runs(count: int) -> list[Run]:
+    """Of so many learning rates and of activations with long names, two seeds each."""
+    return [
+        make_run(90.0 + seed, seed=seed, lr=float(f"{0.001 * 1.3**number:.3g}"), activation=activation)
+        for activation in ("relu", "leakyrelu:negative_slope=0.25")
+        for number in range(count)
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("draw", [
+    pictures.loss_curves,
+    pictures.learning_rates,
+    lambda runs: pictures.target_profile(runs, [85.0, 90.5]),
+    lambda runs: pictures.compared_losses([replace(run, setting=replace(run.setting, library=library))
+                                           for run in runs for library in choices.LIBRARIES]),
+])  # fmt: skip
+def test_curves_say_what_they_average_and_a_legend_covers_no_data(draw):
+    with pictures.theme("light"):
+        figure = draw(varied_runs(4))
+        figure.draw_without_rendering()
+    said = [panel.get_title() for panel in figure.axes] + ([figure.get_suptitle()] if figure.get_suptitle() else [])
+    assert "mean over 2 seeds" in " ".join(said) or all("seeds" in panel.get_ylabel() for panel in figure.axes)
+    legends = [*figure.legends, *(panel.get_legend() for panel in figure.axes if panel.get_legend())]
+    assert legends
+    whole = figure.bbox.padded(1)
+    for legend in legends:
+        extent = legend.get_window_extent()
+        assert whole.x0 <= extent.x0 < extent.x1 <= whole.x1
+        assert whole.y0 <= extent.y0 < extent.y1 <= whole.y1
+        assert not any(extent.overlaps(panel.bbox) for panel in figure.axes if panel.get_visible())
+
+
+def test_every_table_of_a_page_fits_into_a_window_of_1200_pixels():
+    """By the widths of DejaVu Sans, which is wider than what browsers take, for words that cannot be broken."""
+    from matplotlib.textpath import TextPath
+
+    @cache
+    def width(text: str) -> float:
+        return TextPath((0, 0), text.replace("\u00a0", " "), size=0.85 * 22).get_extents().width if text else 0.0
+
+    runs = [*varied_runs(13), make_run(80.0, diverged=True, seed=0, lr=1.0), make_run(80.0, seed=1, lr=1.0)]
+    both = [replace(run, setting=replace(run.setting, library=one)) for run in runs for one in choices.LIBRARIES]
+    targets = [float(target) for target in range(80, 92)]
+    made = [tables.comparison(both, "interval"), tables.ranking(runs), tables.sensitivity(runs)]
+    for table in (*made, tables.time_to_target(runs, targets)):
+        seen = set()
+        for block in re.findall("<table>(.*?)</table>", table.html(), re.DOTALL):
+            rows = [re.findall("<t[hd]>(.*?)</t[hd]>", row) for row in re.findall("<tr>(.*?)</tr>", block)]
+            columns = list(zip(*rows, strict=True))
+            seen.update(columns[1:])
+            words = [re.split("[ \\n]", " ".join(column)) for column in columns[1:]]
+            padding = 2 * 0.6 * 0.85 * 22
+            inner = 12 * 0.85 * 22 + padding + sum(max(map(width, column)) + padding for column in words)
+            assert inner <= 1200 - 2 * 1.5 * 16 - 17  # margins and a scroll bar
+        assert len(seen) >= len(set(zip(*(row[1:] for row in table.rows), strict=True)))
 
 
 def test_bands_of_the_sensitivity_stay_between_0_and_100():
