@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..checks import wrong_type
 from ..formula import maximum, where
 from .operation import Operation, twin
 from .pointwise import Pointwise
@@ -137,6 +138,8 @@ class Copy(Function):
 
 
 def _copy(x: Tensor, n: int) -> tuple[Tensor, ...]:
+    if not isinstance(x, Tensor):
+        raise wrong_type("Copy", "x", 1, "Tensor", x)
     return (_traced_copy if torch.compiler.is_compiling() else Copy).apply(x, n)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 
+from ..checks import wrong_type
 from ..formula import COMPILED, PLAIN, Alike, EngineUnavailable, Formula, note_fallback, operand
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
@@ -111,14 +112,20 @@ class Operation(Function):
         def call(*inputs: Any) -> Tensor:
             if is_compiling():
                 return traced.apply(*_distinct(inputs, count))
-            if transforms_active() or forward_ad._current_level >= 0:
-                # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
-                return evaluate(inputs, False)[0] if forward_levels() > 1 else cls.apply(*inputs)
-            if is_grad_enabled():
-                for tensor in inputs[:count]:
-                    if tensor is not None and tensor.requires_grad:
-                        return plain_apply(*inputs)
-            return evaluate(inputs, not dispatch_modes())[0]
+            try:
+                if transforms_active() or forward_ad._current_level >= 0:
+                    # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
+                    return evaluate(inputs, False)[0] if forward_levels() > 1 else cls.apply(*inputs)
+                if is_grad_enabled():
+                    for tensor in inputs[:count]:
+                        if tensor is not None and tensor.requires_grad:
+                            return plain_apply(*inputs)
+                return evaluate(inputs, not dispatch_modes())[0]
+            except (AttributeError, TypeError):
+                for position, tensor in enumerate(inputs[:count], start=1):
+                    if tensor is not None and not isinstance(tensor, Tensor):
+                        raise wrong_type(cls.__name__, "inputs", position, "Tensor", tensor) from None
+                raise
 
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
+from ..checks import check_integer, check_number, check_tensors, is_number, wrong_type
 from ..formula import HALF
 from ..functions import (
     ELU,
@@ -35,8 +36,6 @@ from ..functions.relu import ReLUOfInput
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
-    check_integer,
-    check_tensors,
     cross_entropy,
     in_autocast_dtype,
     is_autocast_on,
@@ -73,6 +72,10 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     """
     if has_torch_function((x, a, c)):
         return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
+    if not isinstance(x, Tensor):
+        raise wrong_type("affine", "x", 1, "Tensor", x)
+    _check_tensor_or_number("affine", "a", 2, a)
+    _check_tensor_or_number("affine", "c", 3, c)
     if not isinstance(a, Tensor) and not isinstance(c, Tensor):
         return Affine.call(x, False, a, c)
     return AffineOfTensors.call(x, _tensor(a, x), _tensor(c, x), "none")
@@ -91,6 +94,10 @@ def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> T
     """
     if has_torch_function_unary(input):
         return _overridden(relu, input, inplace=inplace, subgradient=subgradient)
+    if not isinstance(input, Tensor):
+        raise wrong_type("relu", "input", 1, "Tensor", input)
+    if type(subgradient) is not float:
+        check_number("relu", "subgradient", 0, subgradient)
     if subgradient == 0.0:
         return ReLU.call(input, inplace)
     if not 0.0 <= subgradient <= 1.0:
@@ -111,6 +118,10 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     """
     if has_torch_function_unary(input):
         return _overridden(leaky_relu, input, negative_slope=negative_slope, inplace=inplace)
+    if not isinstance(input, Tensor):
+        raise wrong_type("leaky_relu", "input", 1, "Tensor", input)
+    if type(negative_slope) is not float:
+        check_number("leaky_relu", "negative_slope", 2, negative_slope)
     function = LeakyReLU if negative_slope >= 0 else LeakyReLUOfInput
     return function.call(input, inplace, negative_slope)
 
@@ -128,6 +139,10 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(elu, input, alpha=alpha, inplace=inplace)
+    if not isinstance(input, Tensor):
+        raise wrong_type("elu", "input", 1, "Tensor", input)
+    if type(alpha) is not float:
+        check_number("elu", "alpha", 2, alpha)
     by_output = alpha >= 0 and (inplace or input.dtype not in HALF)  # in place, the input would have to be copied
     return (ELU if by_output else ELUOfInput).call(input, inplace, alpha)
 
@@ -143,6 +158,8 @@ def sigmoid(input: Tensor) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(sigmoid, input)
+    if not isinstance(input, Tensor):
+        raise wrong_type("sigmoid", "input", 1, "Tensor", input)
     return Sigmoid.call(input)
 
 
@@ -157,6 +174,8 @@ def tanh(input: Tensor) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(tanh, input)
+    if not isinstance(input, Tensor):
+        raise wrong_type("tanh", "input", 1, "Tensor", input)
     return Tanh.call(input)
 
 
@@ -172,7 +191,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """
     if has_torch_function((input, weight)):
         return handle_torch_function(prelu, (input, weight), input, weight)
-    check_tensors("prelu", input=input, weight=weight)
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        check_tensors("prelu", input=input, weight=weight)
     input, weight = in_autocast_dtype(input, weight)
     _check_floats("prelu", input)
     if input.dtype is not weight.dtype:
@@ -206,6 +226,8 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if has_torch_function_unary(input):
         return _overridden(silu, input, inplace=inplace)
+    if not isinstance(input, Tensor):
+        raise wrong_type("silu", "input", 1, "Tensor", input)
     return SiLU.call(input, inplace)
 
 
@@ -223,10 +245,14 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
     """
     if has_torch_function_unary(x):
         return handle_torch_function(maxout, (x,), x, pieces, dim=dim)
+    if not isinstance(x, Tensor):
+        raise wrong_type("maxout", "x", 1, "Tensor", x)
+    if type(pieces) is not int:
+        check_integer("maxout", "pieces", 2, pieces)
     _check_floats("maxout", x)
     if not x.dim():
         raise ValueError("maxout: x must have at least one dimension, got a tensor of shape ()")
-    dim = _dimension("maxout", dim, x)
+    dim = _dimension("maxout", dim, 3, x)
     if pieces < 1 or x.shape[dim] % pieces:
         raise ValueError(
             f"maxout: the size of dimension {dim} must be a multiple of pieces >= 1, got size {x.shape[dim]} and "
@@ -307,6 +333,10 @@ def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
     """
     if has_torch_function_unary(x):
         return _overridden(copy, x, n=n)
+    if not isinstance(x, Tensor):
+        raise wrong_type("copy", "x", 1, "Tensor", x)
+    if type(n) is not int:
+        check_integer("copy", "n", 2, n)
     if n < 1:
         raise ValueError(f"copy: n must be at least 1, got {n}")
     return Copy.call(x, n)
@@ -324,6 +354,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     """
     if has_torch_function((a, b)):
         return handle_torch_function(matmul, (a, b), a, b)
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        check_tensors("matmul", a=a, b=b)
     return MatMul.call(*in_autocast_dtype(a, b))
 
 
@@ -337,6 +369,8 @@ def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Ten
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{function.__name__}: a or b must be a tensor, got {type(a).__name__} and {type(b).__name__}")
+    _check_tensor_or_number(function.__name__, "a", 1, a)
+    _check_tensor_or_number(function.__name__, "b", 2, b)
     return gate.call(_tensor(a, like), _tensor(b, like), "none")
 
 
@@ -352,6 +386,11 @@ def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=like.device)
 
 
+def _check_tensor_or_number(who: str, name: str, position: int, value: Any) -> None:
+    if not isinstance(value, (Tensor, float, complex)) and not is_number(value):
+        raise wrong_type(who, name, position, "Tensor or Number", value)
+
+
 def _rank(x: Tensor) -> int:
     """Of the kinds of numbers, of which promotion takes the higher one."""
     return 3 if x.is_complex() else 2 if x.is_floating_point() else int(x.dtype is not torch.bool)
@@ -360,6 +399,8 @@ def _rank(x: Tensor) -> int:
 def _along(
     name: str, function: Any, input: Tensor, dim: int | None, stacklevel: int, dtype: torch.dtype | None
 ) -> Tensor:
+    if not isinstance(input, Tensor):
+        raise wrong_type(name, "input", 1, "Tensor", input)
     if dim is None:
         warnings.warn(
             f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
@@ -368,11 +409,13 @@ def _along(
         )
         dim = 0 if input.dim() in (0, 1, 3) else 1
     if dtype is not None:
+        if not isinstance(dtype, (torch.dtype, type)):  # float is one as well
+            raise wrong_type(name, "dtype", 0, "torch.dtype", dtype)
         input = input.to(dtype)
     elif input.is_cuda and input.dtype in HALF and is_autocast_on(input):
         input = input.float()
     _check_floats(name, input)
-    return function.call(input, _dimension(name, dim, input))
+    return function.call(input, _dimension(name, dim, 2, input))
 
 
 def _check_floats(name: str, x: Tensor) -> None:
@@ -380,9 +423,10 @@ def _check_floats(name: str, x: Tensor) -> None:
         raise NotImplementedError(f"{name}: the input must be a floating-point tensor, got {x.dtype}")
 
 
-def _dimension(who: str, dim: int, x: Tensor) -> int:
+def _dimension(who: str, dim: int, position: int, x: Tensor) -> int:
     """Counted from the front."""
-    check_integer(who, "dim", dim)
+    if type(dim) is not int:
+        check_integer(who, "dim", position, dim)
     n = max(x.dim(), 1)
     if not -n <= dim < n:
         raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..checks import check_choice, check_integer, check_number, check_tensors, wrong_type
 from ..formula import HALF
 from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
@@ -21,10 +22,14 @@ from ..functions.squared_error import WeightedSquare
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
 
+Reduction = Literal["none", "mean", "sum"]
+Scaling = Literal["notes", "sum", "mean"]
+SCALINGS = get_args(Scaling)
+
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "QuadraticCost"]
 
 
-def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> Tensor:
+def quadratic_cost(input: Tensor, target: Tensor, reduction: Scaling = "notes") -> Tensor:
     """Σ (y - a)² in the three scalings of the notes; see `torch_lecture_ops.functions.SquaredError`.
 
     Arguments:
@@ -39,9 +44,9 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
     """
     if has_torch_function((input, target)):
         return _overridden(quadratic_cost, (input, target), reduction=reduction)
-    check_tensors("quadratic_cost", input=input, target=target)
-    if reduction not in ("notes", "sum", "mean"):
-        raise ValueError(f"quadratic_cost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        check_tensors("quadratic_cost", input=input, target=target)
+    check_choice("quadratic_cost", "reduction", reduction, SCALINGS)
     if input.shape != target.shape:
         raise ValueError(
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
@@ -57,7 +62,7 @@ def mse_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
     """(y - a)², its mean or sum over all elements; see `torch_lecture_ops.functions.SquaredError`.
@@ -76,6 +81,10 @@ def mse_loss(
         options = dict(size_average=size_average, reduce=reduce, reduction=reduction, weight=weight)
         return _overridden(mse_loss, (input, target), (weight,), **options)
     reduction = _checked(reduction, size_average, reduce)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        check_tensors("mse_loss", input=input, target=target)
+    if weight is not None and not isinstance(weight, Tensor):
+        raise wrong_type("mse_loss", "weight", 0, "Tensor", weight)
     if target.shape != input.shape:
         warnings.warn(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). This will "
@@ -100,7 +109,7 @@ def binary_cross_entropy(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """-(y ln a + (1 - y) ln(1 - a)), its mean or sum; see `torch_lecture_ops.functions.BinaryCrossEntropy`.
 
@@ -118,7 +127,10 @@ def binary_cross_entropy(
         options = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
         return _overridden(binary_cross_entropy, (input, target), (weight,), **options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("binary_cross_entropy", input=input, target=target)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        check_tensors("binary_cross_entropy", input=input, target=target)
+    if weight is not None and not isinstance(weight, Tensor):
+        raise wrong_type("binary_cross_entropy", "weight", 0, "Tensor", weight)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is "
@@ -149,7 +161,7 @@ def binary_cross_entropy_with_logits(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """`binary_cross_entropy` of σ(input), which does not saturate; see
@@ -171,7 +183,8 @@ def binary_cross_entropy_with_logits(
         options |= dict(pos_weight=pos_weight)
         return _overridden(binary_cross_entropy_with_logits, (input, target), (weight, pos_weight), **options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
     if not input.is_floating_point():
@@ -182,8 +195,10 @@ def binary_cross_entropy_with_logits(
     if weight is None and pos_weight is None:
         loss = BinaryCrossEntropyWithLogits.call(input, target, reduction)
     else:
-        for tensor in (weight, pos_weight):
+        for name, tensor in (("weight", weight), ("pos_weight", pos_weight)):
             if tensor is not None:
+                if not isinstance(tensor, Tensor):
+                    raise wrong_type("binary_cross_entropy_with_logits", name, 0, "Tensor", tensor)
                 _check_broadcast(tensor, input)
         one = input.new_ones(())
         weights = [one if tensor is None else tensor for tensor in (weight, pos_weight)]
@@ -198,7 +213,7 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """-ln softmax(input) at the target, its mean or sum; see `torch_lecture_ops.functions.CrossEntropy`.
@@ -221,8 +236,14 @@ def cross_entropy(
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
         return _overridden(cross_entropy, (input, target), (weight,), **options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("cross_entropy", input=input, target=target)
-    check_integer("cross_entropy", "ignore_index", ignore_index)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        check_tensors("cross_entropy", input=input, target=target)
+    if weight is not None and not isinstance(weight, Tensor):
+        raise wrong_type("cross_entropy", "weight", 0, "Tensor", weight)
+    if type(ignore_index) is not int:
+        check_integer("cross_entropy", "ignore_index", 5, ignore_index)
+    if type(label_smoothing) is not float:
+        check_number("cross_entropy", "label_smoothing", 8, label_smoothing)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
     dim = 1 if input.dim() > 1 else 0
     classes = input.shape[dim]
@@ -253,7 +274,7 @@ def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (
     return handle_torch_function(function, (*tensors, *others), *tensors, **options)
 
 
-def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> Reduction:
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction == "elementwise_mean":
@@ -261,25 +282,12 @@ def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> 
         reduction = "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
-    return reduction
+    return reduction  # type: ignore[return-value]
 
 
 def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
     """Rows without entries: their sum is 0, their mean NaN, as torch has it."""
     return rows if reduction == "none" else rows.sum() * (math.nan if reduction == "mean" else 1.0)
-
-
-def check_tensors(who: str, **tensors: Any) -> None:
-    """Raise torch's TypeError for what is none."""
-    for name, value in tensors.items():
-        if type(value) is not Tensor and not isinstance(value, Tensor):  # the first is faster
-            raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
-
-
-def check_integer(who: str, name: str, value: Any) -> None:
-    """Raise torch's TypeError for what is none; True and False are none."""
-    if type(value) is not int and (isinstance(value, bool) or not hasattr(value, "__index__")):
-        raise TypeError(f"{who}(): argument '{name}' must be int, not {type(value).__name__}")
 
 
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -408,6 +416,8 @@ def _check_cross_entropy(
 class MSELoss(nn.MSELoss):
     """(y - a)², its mean or sum; arguments as `torch.nn.MSELoss`, see `torch_lecture_ops.functions.SquaredError`."""
 
+    reduction: Reduction
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return mse_loss(input, target, reduction=self.reduction)
 
@@ -419,10 +429,9 @@ class QuadraticCost(nn.Module):
         reduction: "notes" (1/n_L Σ of each example, added up over the examples), "sum" or "mean".
     """
 
-    def __init__(self, reduction: str = "notes") -> None:
+    def __init__(self, reduction: Scaling = "notes") -> None:
         super().__init__()
-        if reduction not in ("notes", "sum", "mean"):
-            raise ValueError(f"QuadraticCost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+        check_choice("QuadraticCost", "reduction", reduction, SCALINGS)
         self.reduction = reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -437,6 +446,8 @@ class BCELoss(nn.BCELoss):
     `torch_lecture_ops.functions.BinaryCrossEntropy`.
     """
 
+    reduction: Reduction
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
 
@@ -445,6 +456,8 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """`BCELoss` of σ(z); arguments as `torch.nn.BCEWithLogitsLoss`, see
     `torch_lecture_ops.functions.BinaryCrossEntropyWithLogits`.
     """
+
+    reduction: Reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(
@@ -456,6 +469,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
     """-ln softmax(x) at the target, its mean or sum; arguments as `torch.nn.CrossEntropyLoss`, see
     `torch_lecture_ops.functions.CrossEntropy`.
     """
+
+    reduction: Reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(
