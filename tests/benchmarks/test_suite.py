@@ -634,6 +634,25 @@ def test_a_papers_table_is_complete_and_its_grid_can_be_built(name, few_digits):
         assert row.published is None or row.low <= row.published <= row.high
 
 
+def test_algoperfs_pixels_and_target_are_the_workloads():
+    pixels = torch.tensor([[0, 1, 128, 255]])
+    digits = data.Digits(pixels.float() / 255, torch.tensor([0]), pixels.float() / 255, torch.tensor([0]))
+    torch.testing.assert_close(digits.scaled("algoperf").train_images, (pixels.float() - 0.1307) / 0.3081)
+
+    table = frame.load("algoperf_mnist")
+    by_label = {row.label: row.setting for row in table.rows}
+    assert (by_label["Adam"].scale, by_label["Adam"].batch_size) == ("algoperf", 1024)
+    assert (by_label["Adam, standard pixels"].scale, by_label["Adam, standard pixels"].batch_size) == ("standard", 64)
+    reached = {accuracy: math.isfinite(table.measure(make_run(accuracy))) for accuracy in (97.0, 100 * 9701 / 10_000)}
+    assert list(reached.values()) == [False, True]  # more than 97 %
+
+
+def test_lecuns_initialization_has_its_variance():
+    weight = choices.lecun_normal_(torch.empty(300, 400), "sigmoid", generator=torch.Generator().manual_seed(0))
+    assert weight.var().item() == pytest.approx(1 / 400, rel=0.02)
+    assert weight.abs().max().item() <= 2 / math.sqrt(400) / 0.8796
+
+
 def test_a_paper_is_reproduced_in_small(tmp_path, capsys):
     argv = ["paper", "elu_2015", "--epochs", "1", "--seeds", "2", "--no-progress", "--out", str(tmp_path)]
     out, _ = run(capsys, *argv)
