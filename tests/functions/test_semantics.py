@@ -949,6 +949,13 @@ def test_what_is_no_tensor_is_a_type_error(name, tensors):
             getattr(where, name)(*tensors)
 
 
+@pytest.mark.parametrize("tensors", [(x(3), None), (None, x(3)), (x(3), 0.5)])
+def test_what_is_no_tensor_is_a_type_error_of_mse_loss_too(tensors):
+    """torch has an AttributeError, of which nobody learns what is wrong."""
+    with pytest.raises(TypeError, match=r"^mse_loss\(\): argument '(input|target)' must be Tensor, not (Non|float)"):
+        F.mse_loss(*tensors)
+
+
 @pytest.mark.parametrize("smoothing", [-0.125, NAN])
 def test_label_smoothing_below_0_is_refused(smoothing):
     """torch ignores it without a word, and has the same error for what is above 1."""
@@ -1069,6 +1076,41 @@ def test_mixed_dtypes(name, a, b, reduction):
     # torch computes in what it promotes to, but rounds logits of half types on the way
     coarse = max((torch.finfo(d).eps for d in (a, b) if d.is_floating_point), default=0)
     agree([r.double() for r in results], [r.double() for r in wanted], f64, rtol=2 * coarse, atol=2 * coarse)
+
+
+# Each function of several tensors: with those of one dtype in some places and another dtype in the others.
+OF_TWO_DTYPES = {
+    "mse_loss": lambda F, x, y, w, labels: F.mse_loss(x, y),
+    "mse_loss weight": lambda F, x, y, w, labels: F.mse_loss(x, x, weight=y),
+    "binary_cross_entropy": lambda F, x, y, w, labels: F.binary_cross_entropy(x, y),
+    "binary_cross_entropy weight": lambda F, x, y, w, labels: F.binary_cross_entropy(x, x, weight=y),
+    "logits": lambda F, x, y, w, labels: F.binary_cross_entropy_with_logits(x, y),
+    "logits weight": lambda F, x, y, w, labels: F.binary_cross_entropy_with_logits(x, x, weight=y),
+    "logits pos_weight": lambda F, x, y, w, labels: F.binary_cross_entropy_with_logits(x, x, pos_weight=w),
+    "cross_entropy weight": lambda F, x, y, w, labels: F.cross_entropy(x, labels, weight=w),
+    "cross_entropy smooth": lambda F, x, y, w, labels: F.cross_entropy(x, labels, weight=w, label_smoothing=0.1),
+    "cross_entropy probabilities": lambda F, x, y, w, labels: F.cross_entropy(x, y),
+    "cross_entropy both": lambda F, x, y, w, labels: F.cross_entropy(x, x, weight=w),
+    "prelu": lambda F, x, y, w, labels: F.prelu(x, w),
+}
+
+
+@pytest.mark.parametrize("call", OF_TWO_DTYPES.values(), ids=OF_TWO_DTYPES)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_autocast_casts_before_anything_is_checked(call, dtype):
+    labels = torch.tensor([0, 1, 2, 0])
+    for a, b in itertools.product(DTYPES, repeat=2):
+        x, y, w = torch.rand(4, 3).to(a), torch.rand(4, 3).to(b), torch.rand(3).to(b)
+        with torch.autocast("cpu", dtype):
+            try:
+                expected = call(builtin, x, y, w, labels)
+            except RuntimeError:
+                with pytest.raises(RuntimeError):
+                    call(F, x, y, w, labels)
+            else:
+                # torch computes some of these in half types, ours in float32
+                rounding = 4 * torch.finfo(dtype).eps if expected.dtype in HALF else 1e-6
+                torch.testing.assert_close(call(F, x, y, w, labels), expected, rtol=rounding, atol=rounding)
 
 
 @every_reduction

@@ -26,6 +26,7 @@ from .operation import (
     traced_output,
     transforms_active,
     twin,
+    written_to,
 )
 
 
@@ -87,6 +88,8 @@ class Elementwise(Function):
             numbers = ctx.numbers if nothing else ()
             return (g, numbers) if saves_nothing else (*ctx.saved_tensors, numbers, g)
 
+        keeps = f"its {'input' if saves_input else 'output'}, which it keeps for its gradient, was written to"
+
         def forward(x: Tensor, *numbers: float) -> Tensor:
             if transforms_active() or forward_ad._current_level >= 0:
                 return value.on_tensors(x, numbers)
@@ -98,7 +101,10 @@ class Elementwise(Function):
             elif saves_nothing:
                 dx = chain.run(g, ctx.numbers if nothing else ())
             else:
-                (saved,) = ctx.saved_tensors
+                try:
+                    (saved,) = ctx.saved_tensors
+                except RuntimeError as error:
+                    raise written_to(cls.__name__, keeps, error) from None
                 dx = chain.run_pair(g, saved, ctx.numbers) if nothing else chain.run_pair(g, saved)
             return (dx, *nothing) if nothing else dx
 

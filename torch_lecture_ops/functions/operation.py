@@ -40,6 +40,8 @@ class Operation(Function):
         pushforward(tangents, saved, options) -> tangent
             The tangent of the output from those of the tensors (None for none).
 
+    `keeps` is how an error begins if what is saved was written to before backward.
+
     `spares` names, for each tensor, the places of those in `saved` that its gradient does not need. What none of the
     wanted gradients needs is not saved: `pullback` gets a tensor like it, with any values.
 
@@ -48,6 +50,7 @@ class Operation(Function):
 
     tensors: ClassVar[int] = 1
     rule: ClassVar[Any] = None
+    keeps: ClassVar[str] = "what it keeps for its gradient was written to"
     spares: ClassVar[Sequence[Collection[int]]] = ()  # without an entry: none
     call: Any  # made for each subclass
     generate_vmap_rule = True
@@ -76,7 +79,11 @@ class Operation(Function):
         def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
             needed, by_kernel = ctx.needs_input_grad, not is_grad_enabled() and nobody_watches() and has_memory(g)
             options, spared = ctx.options
-            saved = _recalled(ctx.saved_tensors, spared, g) if spared else ctx.saved_tensors
+            try:
+                saved = ctx.saved_tensors
+            except RuntimeError as error:
+                raise written_to(cls.__name__, cls.keeps, error) from None
+            saved = _recalled(saved, spared, g) if spared else saved
             gradients = pullback(g, saved, options, needed[:count], by_kernel)
             return gradients + (None,) * (len(needed) - count)
 
@@ -138,6 +145,15 @@ def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..
     forward.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+
+
+def written_to(name: str, keeps: str, error: RuntimeError) -> RuntimeError:
+    """The error of autograd for a saved tensor that was written to, with the function's name and a remedy."""
+    if "modified by an inplace operation" not in str(error):
+        return error
+    return RuntimeError(
+        f"{name}: {keeps}. Write to a clone (x = x.clone()), or only after backward. torch says: {error}"
+    )
 
 
 def traced_output(y: Tensor) -> Tensor:

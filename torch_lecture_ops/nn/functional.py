@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
-from ..checks import check_integer, check_number, check_tensors, is_number, wrong_type
+from ..checks import check_choice, check_integer, check_number, is_number, wrong_type
 from ..formula import HALF
 from ..functions import (
     ELU,
@@ -30,9 +30,10 @@ from ..functions import (
     Tanh,
 )
 from ..functions.affine import AffineOfTensors
-from ..functions.elu import ELUOfInput
-from ..functions.leaky_relu import LeakyReLUOfInput
+from ..functions.elu import ELUOfOutput
+from ..functions.leaky_relu import LeakyReLUOfOutput
 from ..functions.relu import ReLUOfInput
+from .checks import check_strided, elsewhere, is_special
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -60,6 +61,10 @@ __all__ += ["add", "mul", "copy", "maximum", "matmul"]
 __all__ += ["quadratic_cost", "mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"]
 
 
+Saved = Literal["input", "output"]  # what a function keeps for its gradient
+SAVED = get_args(Saved)
+
+
 def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tensor:
     """a x + c, elementwise; see `torch_lecture_ops.functions.Affine`.
 
@@ -72,8 +77,7 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     """
     if has_torch_function((x, a, c)):
         return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
-    if not isinstance(x, Tensor):
-        raise wrong_type("affine", "x", 1, "Tensor", x)
+    check_strided("affine", x=x)
     _check_tensor_or_number("affine", "a", 2, a)
     _check_tensor_or_number("affine", "c", 3, c)
     if not isinstance(a, Tensor) and not isinstance(c, Tensor):
@@ -92,10 +96,8 @@ def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> T
     >>> relu(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
-    if has_torch_function_unary(input):
-        return _overridden(relu, input, inplace=inplace, subgradient=subgradient)
-    if not isinstance(input, Tensor):
-        raise wrong_type("relu", "input", 1, "Tensor", input)
+    if is_special(input):
+        return elsewhere(relu, {"input": input}, dict(inplace=inplace), {"subgradient": (subgradient, 0.0)})
     if type(subgradient) is not float:
         check_number("relu", "subgradient", 0, subgradient)
     if subgradient == 0.0:
@@ -105,46 +107,53 @@ def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> T
     return ReLUOfInput.call(input, inplace, subgradient)
 
 
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+def leaky_relu(
+    input: Tensor, negative_slope: float = 0.01, inplace: bool = False, *, save: Saved = "input"
+) -> Tensor:
     """x where x > 0, else negative_slope · x, elementwise; see `torch_lecture_ops.functions.LeakyReLU`.
 
     Arguments:
         input: a floating-point tensor of any shape.
-        negative_slope: a, any number.
+        negative_slope: a, any number; at least 0 for save="output".
         inplace: store the result in the input.
+        save: what backward needs. "input": as torch. "output": saves memory, since the next layer keeps it anyway; then
+            nobody may write to the output before backward. (In place it is the output wherever that can be.)
 
     >>> leaky_relu(torch.tensor([-1.0, 2.0]), 0.25)
     tensor([-0.2500,  2.0000])
     """
-    if has_torch_function_unary(input):
-        return _overridden(leaky_relu, input, negative_slope=negative_slope, inplace=inplace)
-    if not isinstance(input, Tensor):
-        raise wrong_type("leaky_relu", "input", 1, "Tensor", input)
+    if is_special(input):
+        options = dict(negative_slope=negative_slope, inplace=inplace)
+        return elsewhere(leaky_relu, {"input": input}, options, {"save": (save, "input")})
     if type(negative_slope) is not float:
         check_number("leaky_relu", "negative_slope", 2, negative_slope)
-    function = LeakyReLU if negative_slope >= 0 else LeakyReLUOfInput
-    return function.call(input, inplace, negative_slope)
+    by_output = _saves_output("leaky_relu", save, "negative_slope", negative_slope, inplace)
+    return (LeakyReLUOfOutput if by_output else LeakyReLU).call(input, inplace, negative_slope)
 
 
-def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def elu(
+    input: Tensor, alpha: float = 1.0, inplace: bool = False, *, save: Saved = "input"
+) -> Tensor:
     """x where x > 0, else alpha · (eˣ - 1), elementwise; see `torch_lecture_ops.functions.ELU`.
 
     Arguments:
         input: a floating-point tensor of any shape.
-        alpha: α, any number.
+        alpha: α, any number; at least 0 for save="output".
         inplace: store the result in the input.
+        save: what backward needs. "input": as torch. "output": saves memory, since the next layer keeps it anyway; then
+            nobody may write to the output before backward, and far to the left the slope is 0 (in float32 from
+            x = -16.6 on, in bfloat16 from -6.2 on; see `ELUOfOutput`). (In place it is the output wherever that can
+            be.)
 
     >>> elu(torch.tensor([-1.0, 2.0]))
     tensor([-0.6321,  2.0000])
     """
-    if has_torch_function_unary(input):
-        return _overridden(elu, input, alpha=alpha, inplace=inplace)
-    if not isinstance(input, Tensor):
-        raise wrong_type("elu", "input", 1, "Tensor", input)
+    if is_special(input):
+        return elsewhere(elu, {"input": input}, dict(alpha=alpha, inplace=inplace), {"save": (save, "input")})
     if type(alpha) is not float:
         check_number("elu", "alpha", 2, alpha)
-    by_output = alpha >= 0 and (inplace or input.dtype not in HALF)  # in place, the input would have to be copied
-    return (ELU if by_output else ELUOfInput).call(input, inplace, alpha)
+    by_output = _saves_output("elu", save, "alpha", alpha, inplace)
+    return (ELUOfOutput if by_output else ELU).call(input, inplace, alpha)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -156,10 +165,8 @@ def sigmoid(input: Tensor) -> Tensor:
     >>> sigmoid(torch.tensor([0.0, 1.0]))
     tensor([0.5000, 0.7311])
     """
-    if has_torch_function_unary(input):
-        return _overridden(sigmoid, input)
-    if not isinstance(input, Tensor):
-        raise wrong_type("sigmoid", "input", 1, "Tensor", input)
+    if is_special(input):
+        return elsewhere(sigmoid, {"input": input})
     return Sigmoid.call(input)
 
 
@@ -172,10 +179,8 @@ def tanh(input: Tensor) -> Tensor:
     >>> tanh(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7616])
     """
-    if has_torch_function_unary(input):
-        return _overridden(tanh, input)
-    if not isinstance(input, Tensor):
-        raise wrong_type("tanh", "input", 1, "Tensor", input)
+    if is_special(input):
+        return elsewhere(tanh, {"input": input})
     return Tanh.call(input)
 
 
@@ -189,10 +194,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     >>> prelu(torch.tensor([[-1.0, -1.0, 2.0]]), torch.tensor([0.25, 0.5, 0.5]))
     tensor([[-0.2500, -0.5000,  2.0000]])
     """
-    if has_torch_function((input, weight)):
-        return handle_torch_function(prelu, (input, weight), input, weight)
-    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
-        check_tensors("prelu", input=input, weight=weight)
+    if is_special(input) or is_special(weight):
+        return elsewhere(prelu, {"input": input, "weight": weight})
     input, weight = in_autocast_dtype(input, weight)
     _check_floats("prelu", input)
     if input.dtype is not weight.dtype:
@@ -224,10 +227,8 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     >>> silu(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7311])
     """
-    if has_torch_function_unary(input):
-        return _overridden(silu, input, inplace=inplace)
-    if not isinstance(input, Tensor):
-        raise wrong_type("silu", "input", 1, "Tensor", input)
+    if is_special(input):
+        return elsewhere(silu, {"input": input}, dict(inplace=inplace))
     return SiLU.call(input, inplace)
 
 
@@ -245,8 +246,7 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
     """
     if has_torch_function_unary(x):
         return handle_torch_function(maxout, (x,), x, pieces, dim=dim)
-    if not isinstance(x, Tensor):
-        raise wrong_type("maxout", "x", 1, "Tensor", x)
+    check_strided("maxout", x=x)
     if type(pieces) is not int:
         check_integer("maxout", "pieces", 2, pieces)
     _check_floats("maxout", x)
@@ -272,8 +272,8 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     >>> softmax(torch.tensor([0.0, 1.0]), 0)
     tensor([0.2689, 0.7311])
     """
-    if has_torch_function_unary(input):
-        return _overridden(softmax, input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
+    if is_special(input):
+        return elsewhere(softmax, {"input": input}, dict(dim=dim, _stacklevel=_stacklevel, dtype=dtype))
     return _along("softmax", Softmax, input, dim, _stacklevel, dtype)
 
 
@@ -285,8 +285,8 @@ def log_softmax(
     >>> log_softmax(torch.tensor([0.0, 1.0]), 0)
     tensor([-1.3133, -0.3133])
     """
-    if has_torch_function_unary(input):
-        return _overridden(log_softmax, input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
+    if is_special(input):
+        return elsewhere(log_softmax, {"input": input}, dict(dim=dim, _stacklevel=_stacklevel, dtype=dtype))
     return _along("log_softmax", LogSoftmax, input, dim, _stacklevel, dtype)
 
 
@@ -332,7 +332,7 @@ def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
     (tensor(1.), tensor(1.))
     """
     if has_torch_function_unary(x):
-        return _overridden(copy, x, n=n)
+        return handle_torch_function(copy, (x,), x, n=n)
     if not isinstance(x, Tensor):
         raise wrong_type("copy", "x", 1, "Tensor", x)
     if type(n) is not int:
@@ -352,15 +352,24 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
     tensor([[11.]])
     """
-    if has_torch_function((a, b)):
-        return handle_torch_function(matmul, (a, b), a, b)
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        check_tensors("matmul", a=a, b=b)
+    if is_special(a) or is_special(b):
+        return elsewhere(matmul, {"a": a, "b": b})
     return MatMul.call(*in_autocast_dtype(a, b))
 
 
-def _overridden(function: Any, input: Tensor, **options: Any) -> Any:
-    return handle_torch_function(function, (input,), input, **options)
+def _saves_output(who: str, save: Saved, name: str, number: float, inplace: bool) -> bool:
+    """Whether a function saves its output; in place it does as torch's, since its input would have to be copied."""
+    if save == "input":
+        return inplace and number >= 0
+    check_saves(who, save, name, number)
+    return True
+
+
+def check_saves(who: str, save: Saved, name: str, number: float) -> None:
+    """Raise an error for a choice of what to save that there is not, or that this number does not allow."""
+    check_choice(who, "save", save, SAVED)
+    if save == "output" and not number >= 0:
+        raise ValueError(f"{who}: save='output' needs {name} >= 0, got {number}: the output must tell the input's sign")
 
 
 def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Tensor:
@@ -371,7 +380,10 @@ def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Ten
         raise TypeError(f"{function.__name__}: a or b must be a tensor, got {type(a).__name__} and {type(b).__name__}")
     _check_tensor_or_number(function.__name__, "a", 1, a)
     _check_tensor_or_number(function.__name__, "b", 2, b)
-    return gate.call(_tensor(a, like), _tensor(b, like), "none")
+    a, b = _tensor(a, like), _tensor(b, like)
+    if is_special(a) or is_special(b):
+        return elsewhere(function, {"a": a, "b": b})
+    return gate.call(a, b, "none")
 
 
 def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
@@ -399,8 +411,6 @@ def _rank(x: Tensor) -> int:
 def _along(
     name: str, function: Any, input: Tensor, dim: int | None, stacklevel: int, dtype: torch.dtype | None
 ) -> Tensor:
-    if not isinstance(input, Tensor):
-        raise wrong_type(name, "input", 1, "Tensor", input)
     if dim is None:
         warnings.warn(
             f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "

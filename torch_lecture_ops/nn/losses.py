@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..checks import check_choice, check_integer, check_number, check_tensors, wrong_type
+from ..checks import check_choice, check_integer, check_number
 from ..formula import HALF
 from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
 from ..functions.cross_entropy import out_of_bounds
 from ..functions.operation import has_values, nobody_watches
 from ..functions.squared_error import WeightedSquare
+from .checks import any_special, check_strided, elsewhere
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
 
@@ -43,16 +43,15 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: Scaling = "notes") 
     tensor(2.1250)
     """
     if has_torch_function((input, target)):
-        return _overridden(quadratic_cost, (input, target), reduction=reduction)
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        check_tensors("quadratic_cost", input=input, target=target)
+        return handle_torch_function(quadratic_cost, (input, target), input, target, reduction=reduction)
+    check_strided("quadratic_cost", input=input, target=target)
     check_choice("quadratic_cost", "reduction", reduction, SCALINGS)
     if input.shape != target.shape:
         raise ValueError(
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
         )
-    input, target = _floats("quadratic_cost", input, target)
+    input, target = _floats("quadratic_cost", *_in_float32(input, target))
     n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
     return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
 
@@ -77,14 +76,10 @@ def mse_loss(
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor(2.)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options = dict(size_average=size_average, reduce=reduce, reduction=reduction, weight=weight)
-        return _overridden(mse_loss, (input, target), (weight,), **options)
+        return elsewhere(mse_loss, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        check_tensors("mse_loss", input=input, target=target)
-    if weight is not None and not isinstance(weight, Tensor):
-        raise wrong_type("mse_loss", "weight", 0, "Tensor", weight)
     if target.shape != input.shape:
         warnings.warn(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). This will "
@@ -93,7 +88,7 @@ def mse_loss(
         )
         torch.broadcast_tensors(input, target)  # says what is wrong if they cannot be
     if weight is None:
-        input, target = _floats("mse_loss", input, target)
+        input, target = _floats("mse_loss", *_in_float32(input, target))
         return SquaredError.call(input, target, 1.0, reduction)
     if weight.shape != input.shape:
         raise ValueError("Weights and input must have the same size.")
@@ -123,14 +118,10 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(torch.tensor([0.5, 0.75]), torch.tensor([0.0, 1.0]))
     tensor(0.4904)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
-        return _overridden(binary_cross_entropy, (input, target), (weight,), **options)
+        return elsewhere(binary_cross_entropy, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        check_tensors("binary_cross_entropy", input=input, target=target)
-    if weight is not None and not isinstance(weight, Tensor):
-        raise wrong_type("binary_cross_entropy", "weight", 0, "Tensor", weight)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is "
@@ -141,11 +132,11 @@ def binary_cross_entropy(
             "binary_cross_entropy is unsafe under autocast: a probability of float16 has lost what its logarithm "
             "needs; use binary_cross_entropy_with_logits"
         )
+    input, target, weight = _in_float32(input, target, weight)
     if not input.is_floating_point():
         raise NotImplementedError(f"binary_cross_entropy: floating-point tensors are needed, got {input.dtype}")
     if target.dtype is not input.dtype:
         raise RuntimeError(f"Found dtype {target.dtype} but expected {input.dtype}")
-    input, target = _floats("binary_cross_entropy", input, target)
     if weight is None:
         loss = BinaryCrossEntropy.call(input, target, reduction)
     else:
@@ -178,27 +169,23 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 1.0]))
     tensor(0.4100)
     """
-    if has_torch_function((input, target, weight, pos_weight)):
-        options: dict[str, Any] = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
-        options |= dict(pos_weight=pos_weight)
-        return _overridden(binary_cross_entropy_with_logits, (input, target), (weight, pos_weight), **options)
+    if any_special(input, target, weight, pos_weight):
+        options: dict[str, Any] = dict(weight=weight, pos_weight=pos_weight)
+        options |= dict(size_average=size_average, reduce=reduce, reduction=reduction)
+        return elsewhere(binary_cross_entropy_with_logits, {"input": input, "target": target}, options)
+    input, target, weight, pos_weight = _in_float32(input, target, weight, pos_weight)
     reduction = _checked(reduction, size_average, reduce)
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
     if not input.is_floating_point():
         raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
     if not target.is_floating_point():
         raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
-    input, target = _in_float32(input, target)
     if weight is None and pos_weight is None:
         loss = BinaryCrossEntropyWithLogits.call(input, target, reduction)
     else:
-        for name, tensor in (("weight", weight), ("pos_weight", pos_weight)):
+        for tensor in (weight, pos_weight):
             if tensor is not None:
-                if not isinstance(tensor, Tensor):
-                    raise wrong_type("binary_cross_entropy_with_logits", name, 0, "Tensor", tensor)
                 _check_broadcast(tensor, input)
         one = input.new_ones(())
         weights = [one if tensor is None else tensor for tensor in (weight, pos_weight)]
@@ -231,15 +218,12 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2]))
     tensor(0.7531)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
-        return _overridden(cross_entropy, (input, target), (weight,), **options)
+        return elsewhere(cross_entropy, {"input": input, "target": target}, options)
+    input, target, weight = _in_float32(input, target, weight)
     reduction = _checked(reduction, size_average, reduce)
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        check_tensors("cross_entropy", input=input, target=target)
-    if weight is not None and not isinstance(weight, Tensor):
-        raise wrong_type("cross_entropy", "weight", 0, "Tensor", weight)
     if type(ignore_index) is not int:
         check_integer("cross_entropy", "ignore_index", 5, ignore_index)
     if type(label_smoothing) is not float:
@@ -248,7 +232,6 @@ def cross_entropy(
     dim = 1 if input.dim() > 1 else 0
     classes = input.shape[dim]
     if not target.is_floating_point():
-        (input,) = _floats("cross_entropy", input)
         _check_labels(input, target, classes, ignore_index)
         if not classes:
             return _of_no_classes(input.sum(dim), reduction)
@@ -270,10 +253,6 @@ def cross_entropy(
     return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
 
 
-def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (), **options: Any) -> Any:
-    return handle_torch_function(function, (*tensors, *others), *tensors, **options)
-
-
 def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> Reduction:
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
@@ -291,7 +270,7 @@ def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
 
 
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, all of them floating-point, and in float32 where autocast is on."""
+    """The tensors, all of them floating-point."""
     if not all(map(Tensor.is_floating_point, tensors)):
         floating = [t.dtype for t in tensors if t.is_floating_point()]
         if not floating or any(t.is_complex() for t in tensors):
@@ -299,13 +278,13 @@ def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
                 f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
             )
         tensors = tuple([t if t.is_floating_point() else t.to(floating[0]) for t in tensors])
-    return _in_float32(*tensors)
+    return tensors
 
 
-def _in_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, none of them in a half type where autocast is on."""
+def _in_float32(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors, or None, none of them in a half type where autocast is on: before anything is checked."""
     if is_autocast_on(tensors[0]):
-        return tuple([t.float() if t.dtype in HALF else t for t in tensors])
+        return tuple([t.float() if t is not None and t.dtype in HALF else t for t in tensors])
     return tensors
 
 
