@@ -1,11 +1,13 @@
 """What is in the package, the source distribution and the names that `dir` shows."""
 
+import importlib
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from types import ModuleType
 
 import pytest
 
@@ -34,3 +36,30 @@ def test_the_source_distribution_has_the_version_and_all_tests(tmp_path):
     made = {file for file in packed - whole if ".egg-info" not in file}
     assert made <= {"PKG-INFO", "setup.cfg", "MANIFEST.in"}
     assert {"tests/conftest.py", "tests/optim/conftest.py", "benchmarks/data/mnist_subset.npz"} <= packed
+
+
+PUBLIC = {
+    "torch_lecture_ops": set(),
+    "torch_lecture_ops.optim": {"lr_scheduler"},
+    "torch_lecture_ops.optim.lr_scheduler": set(),
+    "torch_lecture_ops.nn": set(),
+    "torch_lecture_ops.nn.functional": set(),
+    "torch_lecture_ops.nn.init": set(),
+    "torch_lecture_ops.functions": set(),
+    "torch_lecture_ops.formula": set(),
+    "torch_lecture_ops.callbacks": set(),
+}  # and the modules among their names that __all__ leaves out
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_dir_shows_what_is_public_and_no_helper(name):
+    if name.endswith("callbacks"):
+        pytest.importorskip("lightning")
+    module = importlib.import_module(name)
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert set(dir(module)) == set(module.__all__) | PUBLIC[name]
+    for shown in dir(module):
+        value = getattr(module, shown)
+        assert getattr(value, "__module__", "torch_lecture_ops").startswith(("torch_lecture_ops", "torch.optim")), shown
+        if isinstance(value, ModuleType):
+            assert value.__name__ == f"{name}.{shown}"

@@ -61,6 +61,10 @@ __all__ += ["add", "mul", "copy", "maximum", "matmul"]
 __all__ += ["quadratic_cost", "mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 Saved = Literal["input", "output"]  # what a function keeps for its gradient
 SAVED = get_args(Saved)
 

@@ -51,6 +51,11 @@ __all__ = [
     "Report",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Activation = str | Callable[[Tensor], Tensor]
 Mode = Literal["average", "forward", "backward"]
 Scheme = Literal["auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]

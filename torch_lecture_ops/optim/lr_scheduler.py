@@ -50,6 +50,10 @@ __all__ += ["ExponentialLR", "PolynomialLR", "CosineAnnealingLR", "CosineAnneali
 __all__ += ["OneCycleLR", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class ClosedFormLR(LRScheduler):
     """Learning rates by a formula, `eta`, of the first one and of the time: the base of the four below, and of yours.
 
