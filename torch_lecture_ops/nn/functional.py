@@ -82,8 +82,10 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     if has_torch_function((x, a, c)):
         return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
     check_strided("affine", x=x)
-    _check_tensor_or_number("affine", "a", 2, a)
-    _check_tensor_or_number("affine", "c", 3, c)
+    if type(a) is not float:
+        _check_operand("affine", "a", 2, a)
+    if type(c) is not float:
+        _check_operand("affine", "c", 3, c)
     if not isinstance(a, Tensor) and not isinstance(c, Tensor):
         return Affine.call(x, False, a, c)
     return AffineOfTensors.call(x, _tensor(a, x), _tensor(c, x), "none")
@@ -382,8 +384,10 @@ def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Ten
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{function.__name__}: a or b must be a tensor, got {type(a).__name__} and {type(b).__name__}")
-    _check_tensor_or_number(function.__name__, "a", 1, a)
-    _check_tensor_or_number(function.__name__, "b", 2, b)
+    if not isinstance(a, Tensor):
+        _check_operand(function.__name__, "a", 1, a)
+    if not isinstance(b, Tensor):
+        _check_operand(function.__name__, "b", 2, b)
     a, b = _tensor(a, like), _tensor(b, like)
     if is_special(a) or is_special(b):
         return elsewhere(function, {"a": a, "b": b})
@@ -402,8 +406,9 @@ def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=like.device)
 
 
-def _check_tensor_or_number(who: str, name: str, position: int, value: Any) -> None:
-    if not isinstance(value, (Tensor, float, complex)) and not is_number(value):
+def _check_operand(who: str, name: str, position: int, value: Any) -> None:
+    """Raise TypeError for what is neither a tensor nor a number."""
+    if not isinstance(value, (Tensor, complex)) and not is_number(value):
         raise wrong_type(who, name, position, "Tensor or Number", value)
 
 
