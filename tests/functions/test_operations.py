@@ -31,7 +31,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from torch_lecture_ops import nn as ours_nn
-from torch_lecture_ops.formula import COMPILED, FormulaError, row_kernel, row_sum, triton_engine
+from torch_lecture_ops.formula import (
+    COMPILED,
+    EngineUnavailable,
+    FormulaError,
+    RowKernel,
+    row_kernel,
+    row_sum,
+    triton_engine,
+)
 from torch_lecture_ops.functions import Elementwise, Rowwise, operation
 from torch_lecture_ops.functions.pointwise import Pointwise
 from torch_lecture_ops.nn import functional as F
@@ -1025,6 +1033,32 @@ def test_logits_written_to_after_cross_entropy(reduction, device):
     text = "^CrossEntropy: the logits, which cross_entropy keeps in place of a second matrix, were written to. Write to"
     with pytest.raises(RuntimeError, match=text):
         loss.sum().backward()
+
+
+@pytest.mark.sweep
+@pytest.mark.not_interpreted
+@EACH
+def test_a_kernel_that_cannot_be_built_later(case, monkeypatch):
+    """As one for tensors that are not aligned, after others were seen: torch's operators compute instead."""
+    tensors = case.tensors((7, 11))
+    wanted, g = case.wanted(tensors), upstream(case, tensors)
+    prepare = RowKernel.prepare
+
+    def prepare_once(kernel, *arguments):
+        call, calls = prepare(kernel, *arguments), []
+
+        def once(*arguments):
+            calls.append(arguments)
+            if len(calls) > 1:
+                raise EngineUnavailable("no such kernel")
+            return call(*arguments)
+
+        return once
+
+    monkeypatch.setattr(RowKernel, "prepare", prepare_once)
+    first, second = (results(case.ours, tensors, wanted, g) for _ in range(2))
+    assert_same(second, first)
+    assert_same(second, results(case.reference, tensors, wanted, g))
 
 
 # --------------------------------------------------------------------------------------------------- layouts, devices

@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from torch_lecture_ops.nn import functional as F
 
@@ -158,6 +159,24 @@ def test_the_slope_of_prelu_at_0_is_the_weight():
     y, dx, dw = outcome(F.prelu, (torch.tensor([-0.0, 0.0]), torch.tensor([0.25])))
     assert (y.tolist(), dx.tolist(), dw.tolist()) == ([0, 0], [0.25, 0.25], [0])
     assert y.signbit().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("name", ["prelu", "mul", "add", "maximum", "mse_loss", "binary_cross_entropy_with_logits"])
+def test_a_tangent_is_the_slope_of_its_tensor_alone(name, place):
+    """Nothing is added for what has no tangent, not even 0 times infinity: forward mode agrees with backward."""
+    special = [-INF, -1.0, 0.0, 1.0, INF, NAN]
+    tensors = grid(special, [0.25] if name == "prelu" else special, dtype=torch.float64)
+    tensors[0] = tensors[0][None] if name == "prelu" else tensors[0]  # one row, a slope for each of its elements
+    function = partial(getattr(F, name), reduction="none") if name.endswith(("loss", "logits")) else getattr(F, name)
+    slope = outcome(function, tensors)[1 + place].reshape(-1)
+    ones = torch.ones_like(tensors[place])
+    others = lambda t: function(*[t if k == place else tensor for k, tensor in enumerate(tensors)])  # noqa: E731
+    _, tangent = torch.func.jvp(others, (tensors[place],), (ones,))
+    torch.testing.assert_close(tangent.reshape(-1), slope, equal_nan=True)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(others(forward_ad.make_dual(tensors[place], ones))).tangent
+    torch.testing.assert_close(tangent.reshape(-1), slope, equal_nan=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- maxout

@@ -238,8 +238,8 @@ def _slope_by_kernel(
     seen = formula.seen_like(given)
     if seen is not None:
         results = [torch.empty_like(x), torch.empty_like(target)][: 1 + both]
-        seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
-        return (*results, *[None] * (3 - len(results)))
+        done = seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
+        return None if done is None else (*results, *[None] * (3 - len(results)))
     columns = _columns(*inputs)
     if columns is None:
         return None

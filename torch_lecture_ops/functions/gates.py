@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from ..checks import wrong_type
 from ..formula import maximum, where
-from .operation import Operation, twin
+from .operation import Operation, is_beyond_functions, is_compiling, is_traced, transforms_active
 from .pointwise import Pointwise
 
 
@@ -140,8 +140,9 @@ class Copy(Function):
 def _copy(x: Tensor, n: int) -> tuple[Tensor, ...]:
     if not isinstance(x, Tensor):
         raise wrong_type("Copy", "x", 1, "Tensor", x)
-    return (_traced_copy if torch.compiler.is_compiling() else Copy).apply(x, n)
+    # Compilers and tracers see the operators, which have the same gradient.
+    is_followed = is_compiling() or is_traced() or (transforms_active() and is_beyond_functions())
+    return Copy.forward(x, n) if is_followed else Copy.apply(x, n)
 
 
-_traced_copy = twin(Copy, lambda ctx, x, n: Copy.forward(x, n), Copy.backward)
 Copy.call = staticmethod(_copy)

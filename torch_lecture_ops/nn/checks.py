@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
@@ -15,15 +16,15 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 
 from ..checks import check_tensors, wrong_type
 from ..formula import PLAIN
-from ..functions.operation import STRIDED
+from ..functions.operation import STRIDED, is_traced
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def is_special(x: Any) -> bool:
-    """Whether x is anything but a plain, strided tensor of which nobody overrides the functions: see `elsewhere`."""
+    """Whether x is not a plain, strided tensor, or somebody overrides or traces torch's functions: see `elsewhere`."""
     if type(x) in PLAIN:
-        return has_torch_function_unary(x) or x.layout is not STRIDED or x.is_nested
+        return has_torch_function_unary(x) or x.layout is not STRIDED or x.is_nested or is_traced()
     if not isinstance(x, Tensor):
         return True
     return has_torch_function_unary(x) or _is_wrapper(type(x)) or x.layout is not STRIDED or x.is_nested
@@ -54,8 +55,9 @@ def elsewhere(
 ) -> Any:
     """The result of a function for arguments of which one is special.
 
-    An object that overrides torch's functions does so with ours; for another layout (sparse, mkldnn, nested) and for
-    tensors that compute by themselves torch's function of the same name takes them, or says why it does not.
+    An object that overrides torch's functions does so with ours. Other layouts (sparse, mkldnn, nested) and tensors
+    that compute by themselves go to torch's function of the same name, which takes them or says why it does not; so
+    does what `torch.jit.trace`, and the ONNX exporter that is built on it, see: they know its operators.
 
     Arguments:
         function: ours.
@@ -78,7 +80,9 @@ def elsewhere(
         if options.get(name) is not None and not isinstance(options[name], Tensor):
             raise wrong_type(who, name, 0, "Tensor", options[name])
     for name, (value, default) in only_ours.items():
-        if value != default:
+        if value != default and is_traced():
+            warnings.warn(f"{who}: a trace has torch's gradient, without {name}={value!r}", stacklevel=3)
+        elif value != default:
             special = next(filter(is_special, given))
             raise NotImplementedError(f"{who}: {name}={value!r} needs a plain, strided tensor, got {_kind(special)}")
     return (getattr(torch.nn.functional, who, None) or getattr(torch, who))(*given, **options)

@@ -81,6 +81,8 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     """
     if has_torch_function((x, a, c)):
         return handle_torch_function(affine, (x, a, c), x, a=a, c=c)
+    if isinstance(x, Tensor) and x.is_nested:
+        return Affine.value(x, a=a, c=c)
     check_strided("affine", x=x)
     if type(a) is not float:
         _check_operand("affine", "a", 2, a)
@@ -264,6 +266,8 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
             f"maxout: the size of dimension {dim} must be a multiple of pieces >= 1, got size {x.shape[dim]} and "
             f"{pieces} pieces"
         )
+    if is_special(x):
+        return x.unflatten(dim, (-1, pieces)).max(dim + 1).values
     return Maxout.call(x, pieces, dim)
 
 
@@ -345,7 +349,7 @@ def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
         check_integer("copy", "n", 2, n)
     if n < 1:
         raise ValueError(f"copy: n must be at least 1, got {n}")
-    return Copy.call(x, n)
+    return Copy.forward(x, n) if is_special(x) else Copy.call(x, n)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -52,8 +52,11 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: Scaling = "notes") 
             f"{tuple(target.shape)}"
         )
     input, target = _floats("quadratic_cost", *_in_float32(input, target))
-    n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
-    return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
+    n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1) or 1.0
+    reduction = "sum" if reduction == "notes" else reduction
+    if any_special(input, target):
+        return elsewhere(mse_loss, {"input": input, "target": target}, dict(reduction=reduction)) / n
+    return SquaredError.call(input, target, n, reduction)
 
 
 def mse_loss(
