@@ -83,6 +83,8 @@ def test_readmes_script_trains_in_two_processes_as_in_one(tmp_path, monkeypatch)
         monkeypatch.setenv(key, value)
     namespace: dict = {}
     exec(compile(script, str(README), "exec"), namespace)
+    # None before the first: reading the state, where there is none, would be a step.
+    assert {state["step"].item() for state in namespace["optimizer"].state.values()} == {100.0}
     expected = {name: p.detach().to_local() for name, p in namespace["model"].named_parameters()}
     weights = {name: torch.zeros_like(value) for name, value in expected.items()}
     namespace["checkpoint"].load({"model": weights}, checkpoint_id=tmp_path / "runs" / "checkpoint")
