@@ -63,3 +63,9 @@ def test_dir_shows_what_is_public_and_no_helper(name):
         assert getattr(value, "__module__", "torch_lecture_ops").startswith(("torch_lecture_ops", "torch.optim")), shown
         if isinstance(value, ModuleType):
             assert value.__name__ == f"{name}.{shown}"
+
+
+def test_formula_shows_its_whole_vocabulary():
+    shown, home = torch_lecture_ops.formula, "torch_lecture_ops.formula.math"
+    words = {name for name, value in vars(shown).items() if getattr(value, "__module__", "") == home}
+    assert "where" in words <= set(shown.__all__)
