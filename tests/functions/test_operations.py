@@ -1474,7 +1474,7 @@ MISTAKES = {
     ),
     "maxout of nothing": (lambda F: F.maxout(X, 0), ValueError, "pieces >= 1"),
     "maxout of a number": (lambda F: F.maxout(torch.tensor(1.0), 1), ValueError, "at least one dimension"),
-    "maxout in True": (lambda F: F.maxout(X, 1, True), TypeError, "argument 'dim' must be int, not bool"),
+    "maxout in True": (lambda F: F.maxout(X, 1, True), TypeError, r"'dim' \(position 3\) must be int, not bool"),
     "maxout elsewhere": (lambda F: F.maxout(X, 1, 2), IndexError, r"range of \[-2, 1\], but got 2"),
     "copy": (lambda F: F.copy(X, 0), ValueError, "copy: n must be at least 1, got 0"),
     "add": (lambda F: F.add(1.0, 2.0), TypeError, "add: a or b must be a tensor, got float and float"),

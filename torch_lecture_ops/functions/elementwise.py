@@ -12,6 +12,7 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
+from ..checks import wrong_type
 from ..formula import COMPILED, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
 from .operation import (
     STRIDED,
@@ -155,6 +156,8 @@ class Elementwise(Function):
         plain_apply, inplace_apply = shortened(plain), shortened(twin(cls, inplace_forward, backward))
 
         def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
+            if not isinstance(x, Tensor):
+                raise wrong_type(cls.__name__, "x", 1, "Tensor", x)
             if inplace:
                 wanted = x.requires_grad and is_grad_enabled()
                 # An input that is to be saved is copied, in the graph: gradients of gradients go through it. (Inside a

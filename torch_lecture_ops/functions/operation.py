@@ -14,6 +14,7 @@ from torch._C._functorch import TransformType
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 
+from ..checks import wrong_type
 from ..formula import COMPILED, PLAIN, Alike, EngineUnavailable, Formula, note_fallback, operand
 from .operator import as_operator
 
@@ -140,7 +141,13 @@ class Operation(Function):
                 return compiled([*inputs[:count]], *inputs[count:])
             if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
                 return evaluate(inputs, False)[0]
-            return eager(*inputs)
+            try:
+                return eager(*inputs)
+            except (AttributeError, TypeError):
+                for position, tensor in enumerate(inputs[:count], start=1):
+                    if tensor is not None and not isinstance(tensor, Tensor):
+                        raise wrong_type(cls.__name__, "inputs", position, "Tensor", tensor) from None
+                raise
 
         def eager(*inputs: Any) -> Tensor:
             if transforms_active() or forward_ad._current_level >= 0:

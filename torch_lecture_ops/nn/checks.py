@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
+from ..checks import check_tensors, wrong_type
 from ..formula import PLAIN
 from ..functions.operation import STRIDED, is_traced
 
@@ -65,7 +66,7 @@ def elsewhere(
         only_ours: the options that torch's function does not have, each with its default.
 
     Raises:
-        TypeError: one of `tensors` is no tensor.
+        TypeError: one of `tensors`, or a weight, is no tensor.
         NotImplementedError: torch's function does not have an option that was given.
     """
     given = tuple(tensors.values())
@@ -75,6 +76,9 @@ def elsewhere(
         return handle_torch_function(function, everything, *given, **options, **own)
     who = function.__name__
     check_tensors(who, **tensors)
+    for name in ("weight", "pos_weight"):  # of losses
+        if options.get(name) is not None and not isinstance(options[name], Tensor):
+            raise wrong_type(who, name, 0, "Tensor", options[name])
     for name, (value, default) in only_ours.items():
         if value != default and is_traced():
             warnings.warn(f"{who}: a trace has torch's gradient, without {name}={value!r}", stacklevel=3)
@@ -94,16 +98,3 @@ def check_strided(who: str, **tensors: Any) -> None:
 
 def _kind(x: Tensor) -> str:
     return f"a {'nested tensor' if x.is_nested else type(x).__name__} of layout {x.layout}"
-
-
-def check_tensors(who: str, **tensors: Any) -> None:
-    """Raise torch's TypeError for what is none."""
-    for name, value in tensors.items():
-        if type(value) is not Tensor and not isinstance(value, Tensor):  # the first is faster
-            raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
-
-
-def check_integer(who: str, name: str, value: Any) -> None:
-    """Raise torch's TypeError for what is none; True and False are none."""
-    if type(value) is not int and (isinstance(value, bool) or not hasattr(value, "__index__")):
-        raise TypeError(f"{who}(): argument '{name}' must be int, not {type(value).__name__}")

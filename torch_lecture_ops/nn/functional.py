@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
+from ..checks import check_choice, check_integer, check_number, is_number, wrong_type
 from ..formula import HALF
 from ..functions import (
     ELU,
@@ -32,7 +33,7 @@ from ..functions.affine import AffineOfTensors
 from ..functions.elu import ELUOfOutput
 from ..functions.leaky_relu import LeakyReLUOfOutput
 from ..functions.relu import ReLUOfInput
-from .checks import check_integer, check_strided, check_tensors, elsewhere, is_special
+from .checks import check_strided, elsewhere, is_special
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -60,7 +61,12 @@ __all__ += ["add", "mul", "copy", "maximum", "matmul"]
 __all__ += ["quadratic_cost", "mse_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 Saved = Literal["input", "output"]  # what a function keeps for its gradient
+SAVED = get_args(Saved)
 
 
 def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tensor:
@@ -78,6 +84,10 @@ def affine(x: Tensor, a: float | Tensor = 1.0, c: float | Tensor = 0.0) -> Tenso
     if isinstance(x, Tensor) and x.is_nested:
         return Affine.value(x, a=a, c=c)
     check_strided("affine", x=x)
+    if type(a) is not float:
+        _check_operand("affine", "a", 2, a)
+    if type(c) is not float:
+        _check_operand("affine", "c", 3, c)
     if not isinstance(a, Tensor) and not isinstance(c, Tensor):
         return Affine.call(x, False, a, c)
     return AffineOfTensors.call(x, _tensor(a, x), _tensor(c, x), "none")
@@ -96,6 +106,8 @@ def relu(input: Tensor, inplace: bool = False, *, subgradient: float = 0.0) -> T
     """
     if is_special(input):
         return elsewhere(relu, {"input": input}, dict(inplace=inplace), {"subgradient": (subgradient, 0.0)})
+    if type(subgradient) is not float:
+        check_number("relu", "subgradient", 0, subgradient)
     if subgradient == 0.0:
         return ReLU.call(input, inplace)
     if not 0.0 <= subgradient <= 1.0:
@@ -121,6 +133,8 @@ def leaky_relu(
     if is_special(input):
         options = dict(negative_slope=negative_slope, inplace=inplace)
         return elsewhere(leaky_relu, {"input": input}, options, {"save": (save, "input")})
+    if type(negative_slope) is not float:
+        check_number("leaky_relu", "negative_slope", 2, negative_slope)
     by_output = _saves_output("leaky_relu", save, "negative_slope", negative_slope, inplace)
     return (LeakyReLUOfOutput if by_output else LeakyReLU).call(input, inplace, negative_slope)
 
@@ -144,6 +158,8 @@ def elu(
     """
     if is_special(input):
         return elsewhere(elu, {"input": input}, dict(alpha=alpha, inplace=inplace), {"save": (save, "input")})
+    if type(alpha) is not float:
+        check_number("elu", "alpha", 2, alpha)
     by_output = _saves_output("elu", save, "alpha", alpha, inplace)
     return (ELUOfOutput if by_output else ELU).call(input, inplace, alpha)
 
@@ -239,10 +255,12 @@ def maxout(x: Tensor, pieces: int, dim: int = -1) -> Tensor:
     if has_torch_function_unary(x):
         return handle_torch_function(maxout, (x,), x, pieces, dim=dim)
     check_strided("maxout", x=x)
+    if type(pieces) is not int:
+        check_integer("maxout", "pieces", 2, pieces)
     _check_floats("maxout", x)
     if not x.dim():
         raise ValueError("maxout: x must have at least one dimension, got a tensor of shape ()")
-    dim = _dimension("maxout", dim, x)
+    dim = _dimension("maxout", dim, 3, x)
     if pieces < 1 or x.shape[dim] % pieces:
         raise ValueError(
             f"maxout: the size of dimension {dim} must be a multiple of pieces >= 1, got size {x.shape[dim]} and "
@@ -325,7 +343,10 @@ def copy(x: Tensor, n: int = 2) -> tuple[Tensor, ...]:
     """
     if has_torch_function_unary(x):
         return handle_torch_function(copy, (x,), x, n=n)
-    check_tensors("copy", x=x)
+    if not isinstance(x, Tensor):
+        raise wrong_type("copy", "x", 1, "Tensor", x)
+    if type(n) is not int:
+        check_integer("copy", "n", 2, n)
     if n < 1:
         raise ValueError(f"copy: n must be at least 1, got {n}")
     return Copy.forward(x, n) if is_special(x) else Copy.call(x, n)
@@ -346,7 +367,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return MatMul.call(*in_autocast_dtype(a, b))
 
 
-def _saves_output(who: str, save: str, name: str, number: float, inplace: bool) -> bool:
+def _saves_output(who: str, save: Saved, name: str, number: float, inplace: bool) -> bool:
     """Whether a function saves its output; in place it does as torch's, since its input would have to be copied."""
     if save == "input":
         return inplace and number >= 0
@@ -354,10 +375,9 @@ def _saves_output(who: str, save: str, name: str, number: float, inplace: bool) 
     return True
 
 
-def check_saves(who: str, save: str, name: str, number: float) -> None:
+def check_saves(who: str, save: Saved, name: str, number: float) -> None:
     """Raise an error for a choice of what to save that there is not, or that this number does not allow."""
-    if save not in ("input", "output"):
-        raise ValueError(f"{who}: save must be 'input' or 'output', got {save!r}")
+    check_choice(who, "save", save, SAVED)
     if save == "output" and not number >= 0:
         raise ValueError(f"{who}: save='output' needs {name} >= 0, got {number}: the output must tell the input's sign")
 
@@ -368,6 +388,10 @@ def _gate(function: Any, gate: Any, a: float | Tensor, b: float | Tensor) -> Ten
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"{function.__name__}: a or b must be a tensor, got {type(a).__name__} and {type(b).__name__}")
+    if not isinstance(a, Tensor):
+        _check_operand(function.__name__, "a", 1, a)
+    if not isinstance(b, Tensor):
+        _check_operand(function.__name__, "b", 2, b)
     a, b = _tensor(a, like), _tensor(b, like)
     if is_special(a) or is_special(b):
         return elsewhere(function, {"a": a, "b": b})
@@ -386,6 +410,12 @@ def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=like.device)
 
 
+def _check_operand(who: str, name: str, position: int, value: Any) -> None:
+    """Raise TypeError for what is neither a tensor nor a number."""
+    if not isinstance(value, (Tensor, complex)) and not is_number(value):
+        raise wrong_type(who, name, position, "Tensor or Number", value)
+
+
 def _rank(x: Tensor) -> int:
     """Of the kinds of numbers, of which promotion takes the higher one."""
     return 3 if x.is_complex() else 2 if x.is_floating_point() else int(x.dtype is not torch.bool)
@@ -402,11 +432,13 @@ def _along(
         )
         dim = 0 if input.dim() in (0, 1, 3) else 1
     if dtype is not None:
+        if not isinstance(dtype, (torch.dtype, type)):  # float is one as well
+            raise wrong_type(name, "dtype", 0, "torch.dtype", dtype)
         input = input.to(dtype)
     elif input.is_cuda and input.dtype in HALF and is_autocast_on(input):
         input = input.float()
     _check_floats(name, input)
-    return function.call(input, _dimension(name, dim, input))
+    return function.call(input, _dimension(name, dim, 2, input))
 
 
 def _check_floats(name: str, x: Tensor) -> None:
@@ -414,9 +446,10 @@ def _check_floats(name: str, x: Tensor) -> None:
         raise NotImplementedError(f"{name}: the input must be a floating-point tensor, got {x.dtype}")
 
 
-def _dimension(who: str, dim: int, x: Tensor) -> int:
+def _dimension(who: str, dim: int, position: int, x: Tensor) -> int:
     """Counted from the front."""
-    check_integer(who, "dim", dim)
+    if type(dim) is not int:
+        check_integer(who, "dim", position, dim)
     n = max(x.dim(), 1)
     if not -n <= dim < n:
         raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..checks import check_choice, check_integer, check_number
 from ..formula import HALF
 from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
 from ..functions.cross_entropy import out_of_bounds
 from ..functions.operation import has_values, nobody_watches
 from ..functions.squared_error import WeightedSquare
-from .checks import any_special, check_integer, check_strided, elsewhere
+from .checks import any_special, check_strided, elsewhere
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
+
+Reduction = Literal["none", "mean", "sum"]
+Scaling = Literal["notes", "sum", "mean"]
+SCALINGS = get_args(Scaling)
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "QuadraticCost"]
 
 
-def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> Tensor:
+def quadratic_cost(input: Tensor, target: Tensor, reduction: Scaling = "notes") -> Tensor:
     """Σ (y - a)² in the three scalings of the notes; see `torch_lecture_ops.functions.SquaredError`.
 
     Arguments:
@@ -40,8 +45,7 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
     if has_torch_function((input, target)):
         return handle_torch_function(quadratic_cost, (input, target), input, target, reduction=reduction)
     check_strided("quadratic_cost", input=input, target=target)
-    if reduction not in ("notes", "sum", "mean"):
-        raise ValueError(f"quadratic_cost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+    check_choice("quadratic_cost", "reduction", reduction, SCALINGS)
     if input.shape != target.shape:
         raise ValueError(
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
@@ -60,7 +64,7 @@ def mse_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
     """(y - a)², its mean or sum over all elements; see `torch_lecture_ops.functions.SquaredError`.
@@ -103,7 +107,7 @@ def binary_cross_entropy(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """-(y ln a + (1 - y) ln(1 - a)), its mean or sum; see `torch_lecture_ops.functions.BinaryCrossEntropy`.
 
@@ -151,7 +155,7 @@ def binary_cross_entropy_with_logits(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """`binary_cross_entropy` of σ(input), which does not saturate; see
@@ -199,7 +203,7 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """-ln softmax(input) at the target, its mean or sum; see `torch_lecture_ops.functions.CrossEntropy`.
@@ -223,7 +227,10 @@ def cross_entropy(
         return elsewhere(cross_entropy, {"input": input, "target": target}, options)
     input, target, weight = _in_float32(input, target, weight)
     reduction = _checked(reduction, size_average, reduce)
-    check_integer("cross_entropy", "ignore_index", ignore_index)
+    if type(ignore_index) is not int:
+        check_integer("cross_entropy", "ignore_index", 5, ignore_index)
+    if type(label_smoothing) is not float:
+        check_number("cross_entropy", "label_smoothing", 8, label_smoothing)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
     dim = 1 if input.dim() > 1 else 0
     classes = input.shape[dim]
@@ -249,7 +256,7 @@ def cross_entropy(
     return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
 
 
-def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> Reduction:
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction == "elementwise_mean":
@@ -257,7 +264,7 @@ def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> 
         reduction = "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
-    return reduction
+    return reduction  # type: ignore[return-value]
 
 
 def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
@@ -391,6 +398,8 @@ def _check_cross_entropy(
 class MSELoss(nn.MSELoss):
     """(y - a)², its mean or sum; arguments as `torch.nn.MSELoss`, see `torch_lecture_ops.functions.SquaredError`."""
 
+    reduction: Reduction
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return mse_loss(input, target, reduction=self.reduction)
 
@@ -402,10 +411,9 @@ class QuadraticCost(nn.Module):
         reduction: "notes" (1/n_L Σ of each example, added up over the examples), "sum" or "mean".
     """
 
-    def __init__(self, reduction: str = "notes") -> None:
+    def __init__(self, reduction: Scaling = "notes") -> None:
         super().__init__()
-        if reduction not in ("notes", "sum", "mean"):
-            raise ValueError(f"QuadraticCost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+        check_choice("QuadraticCost", "reduction", reduction, SCALINGS)
         self.reduction = reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -420,6 +428,8 @@ class BCELoss(nn.BCELoss):
     `torch_lecture_ops.functions.BinaryCrossEntropy`.
     """
 
+    reduction: Reduction
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
 
@@ -428,6 +438,8 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """`BCELoss` of σ(z); arguments as `torch.nn.BCEWithLogitsLoss`, see
     `torch_lecture_ops.functions.BinaryCrossEntropyWithLogits`.
     """
+
+    reduction: Reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(
@@ -439,6 +451,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
     """-ln softmax(x) at the target, its mean or sum; arguments as `torch.nn.CrossEntropyLoss`, see
     `torch_lecture_ops.functions.CrossEntropy`.
     """
+
+    reduction: Reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(

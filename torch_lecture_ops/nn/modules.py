@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_integer
 from . import functional
 from .functional import Saved
 
@@ -177,6 +178,7 @@ class Maxout(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_integer("Maxout", "pieces", 3, pieces)
         if pieces < 1:
             raise ValueError(f"Maxout: pieces must be at least 1, got {pieces}")
         self.pieces = pieces

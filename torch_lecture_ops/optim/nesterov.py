@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import ref
 
 import torch
@@ -102,7 +102,7 @@ class Nesterov(RuleOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "larson"] = "torch",
         decoupled_weight_decay: bool = False,
         kahan: bool = False,
     ) -> None:

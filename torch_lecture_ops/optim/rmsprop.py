@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -94,7 +94,7 @@ class RMSprop(RuleOptimizer):
         differentiable: bool = False,
         *,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "larson"] = "torch",
         initial_accumulator_value: float = 0.0,
         decoupled_weight_decay: bool = False,
         kahan: bool = False,

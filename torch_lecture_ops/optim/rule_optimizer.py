@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from ..checks import is_number, wrong_type
 from ..formula import HALF, FormulaError
 from .checkpoint import fitted
 from .hooks import Hooks, registered
@@ -79,6 +80,10 @@ class RuleOptimizer(Optimizer):
         counts_steps: whether the state holds the number of steps under "step", as most of torch's optimizers do.
         eager_state: whether the state is made at once instead of at the first gradient, as in torch's Adagrad.
         sparse: what a sparse gradient is: "rows" to apply the rule to, or, written briefly, a "dense" gradient.
+
+    Raises:
+        TypeError: a hyper-parameter is no number, or a parameter no tensor.
+        ValueError: a hyper-parameter is out of range, or the class has no such form.
     """
 
     rule: Callable[..., Any]
@@ -90,6 +95,7 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: Group, **beyond: Any) -> None:
         self._prepare()
+        self._check_types(beyond)
         options = options_of(type(self))
         form = self._rule_of({**options, **beyond})
         defaults |= {key: v for key, v in beyond.items() if key in form.keys or v != options.get(key, OPTIONS.get(key))}
@@ -100,7 +106,19 @@ class RuleOptimizer(Optimizer):
     def check(self, group: Group) -> None:
         """Raise ValueError for hyper-parameters out of range; called for the defaults and for every group."""
 
+    def _check_types(self, group: Group) -> None:
+        """Raise TypeError for what is no number, or no tensor, where the default is one."""
+        for key, default in options_of(type(self)).items():
+            if key in group and isinstance(default, (int, float, tuple)) and not isinstance(default, bool):
+                value = group[key]
+                if isinstance(default, tuple) and not isinstance(value, (list, tuple)):
+                    raise wrong_type(type(self).__name__, key, 0, "tuple", value)
+                for one in value if isinstance(default, tuple) else [value]:
+                    if not isinstance(one, Tensor) and not is_number(one):
+                        raise wrong_type(type(self).__name__, key, 0, "float or Tensor", one)
+
     def _check(self, group: Group) -> None:
+        self._check_types(group)
         lr = group.get("lr", 0.0)
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -124,7 +142,7 @@ class RuleOptimizer(Optimizer):
     def _rule_of(self, group: Group) -> Rule:
         try:
             return self._rules[group.get("form", OPTIONS["form"])]
-        except KeyError:
+        except (KeyError, TypeError):  # of the latter kind is what has no hash
             forms = ", ".join(map(repr, self._rules))
             raise ValueError(f"{type(self).__name__}: form must be one of {forms}, got {group['form']!r}") from None
 
