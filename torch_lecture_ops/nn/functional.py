@@ -33,7 +33,6 @@ from ..functions.affine import AffineOfTensors
 from ..functions.elu import ELUOfOutput
 from ..functions.leaky_relu import LeakyReLUOfOutput
 from ..functions.relu import ReLUOfInput
-from .checks import check_strided, elsewhere, is_special
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -43,6 +42,7 @@ from .losses import (
     mse_loss,
     quadratic_cost,
 )
+from .special import check_strided, elsewhere, is_special
 
 __all__ = [
     "affine",

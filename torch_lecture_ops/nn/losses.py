@@ -18,7 +18,7 @@ from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, Weighte
 from ..functions.cross_entropy import out_of_bounds
 from ..functions.operation import has_values, nobody_watches
 from ..functions.squared_error import WeightedSquare
-from .checks import any_special, check_strided, elsewhere
+from .special import any_special, check_strided, elsewhere
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
 

@@ -1,4 +1,4 @@
-"""What functions check of their arguments, and where they send tensors over which no formula runs."""
+"""Tensors over which no formula runs as they are, and where functions send them."""
 
 from __future__ import annotations
 
