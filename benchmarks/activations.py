@@ -11,7 +11,8 @@ of two dimensions. PReLU has one slope for all elements and gets the gradients o
 rows of 1,024 elements in pieces of 4; its sizes count the elements of the input.
 
 --memory: none may save more than torch, maxout one byte for each output. Rows of size "mlp" count four layers, Linear
-and activation, their parameters left aside: there the output of an activation is what the next layer saves anyway.
+and activation, their parameters left aside: there the output of an activation is what the next layer saves anyway, and
+leaky_relu and elu of ours are asked to save it, too (save="output").
 
 How times and bytes are taken is told in passes.py.
 """
@@ -63,8 +64,9 @@ FLOORS |= floors_of("elu", VECTORS, 0.55, 1.0, 1.2, 1.2)
 FLOORS |= floors_of("affine", VECTORS, 0.8, 1.0, 1.0, 1.0)
 
 MLP_LAYERS, MLP_BATCH, MLP_WIDTH = 4, 256, 64
-# The input and the output of each activation; torch saves what goes into these two as well.
-MLP_BUFFERS = dict.fromkeys(("leaky_relu", "elu"), MLP_LAYERS + 1)
+# The input and the output of each activation; torch saves what goes into these two as well, as ours do by default.
+SAVE_OUTPUT = {name: {"save": "output"} for name in ("leaky_relu", "elu")}
+MLP_BUFFERS = dict.fromkeys(SAVE_OUTPUT, MLP_LAYERS + 1)
 
 
 def mlp_memories(options: argparse.Namespace) -> Iterator[Memory]:
@@ -73,7 +75,9 @@ def mlp_memories(options: argparse.Namespace) -> Iterator[Memory]:
     parameters = [p for layer in layers for p in layer.to(options.device, DTYPES[options.dtype]).parameters()]
     for name in options.function:
         if name != "maxout":
-            sides = {side: partial(mlp, layers, function) for side, function in CASES[name].sides(name).items()}
+            functions = CASES[name].sides(name)
+            functions["ours"] = partial(functions["ours"], **SAVE_OUTPUT.get(name, {}))
+            sides = {side: partial(mlp, layers, function) for side, function in functions.items()}
             arguments = CASES[name].arguments((MLP_BATCH, MLP_WIDTH), options)
             limits = {"saved": MLP_BUFFERS[name] * arguments[0].nbytes} if name in MLP_BUFFERS else None
             yield memory(name, "mlp", sides, arguments, limits, parameters)
