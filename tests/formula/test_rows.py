@@ -430,13 +430,14 @@ def test_a_label_of_any_size_is_compared_exactly(device):
 
 @needs_compiler
 def test_a_long_row_knows_its_places():
-    length = 2**24  # as far as a float32 counts
+    """Up to 2^24, as far as a float32 counts; beyond, to the nearest float32."""
+    length = 2**24 + 8
     formula = Formula(lambda x, t: row_sum(where(place(x) == t, x, 0.0)), ("array", "scalar"), (2,), outputs=("total",))
-    x = torch.zeros(length, dtype=torch.uint8)
-    x[-1], x[-2] = 5, 7
-    for k in (1, 2):
+    x, places = torch.zeros(length, dtype=torch.uint8), torch.arange(length).float()
+    x[-16:] = torch.arange(1, 17)
+    for k in (*range(1, 17), length):
         totals = launch(formula, (1, length, length), [(x, length), (torch.tensor([length - k]), 1)])
-        assert list(totals) == [x[-k]]
+        assert list(totals) == [x[places == float(length - k)].sum()]
 
 
 @every_row_engine

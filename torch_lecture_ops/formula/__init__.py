@@ -22,6 +22,7 @@ from .launch import PLAIN as PLAIN
 from .loop import HALF as HALF
 from .loop import loop as loop
 from .loop import operand as operand
+from .math import EXACT as EXACT
 from .math import FormulaError as FormulaError
 from .math import abs as abs
 from .math import entry as entry

@@ -17,6 +17,7 @@ from .c_compiler import load
 from .c_engine import GRAIN, builtin, method, threads_for
 from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
+from .math import EXACT
 from .trace import LEAVES, Formula, Node, trace
 from .writer import Loops, at, bases, indented
 
@@ -130,7 +131,7 @@ class _RowWriter(CWriter):
     def source(self) -> str:
         row = self._row()
         run = _RUN.format(real=self.real)
-        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, LANES = 16, BASES = {len(self.bases)}, "
+        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, LANES = 16, COUNTED = {EXACT}, BASES = {len(self.bases)}, "
         sizes += f"HYPERS = {len(self.formula.hypers)}, TOTALS = {self.totals}, KEPT = {self._count_kept()} }};"
         return "\n".join([prelude(), sizes, row, run])
 
@@ -145,6 +146,7 @@ class _RowWriter(CWriter):
             if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
                 lines.append(f"const double s{column} = {self.load(column, '0')};")
         lines.append("const int64_t whole = n < LANES ? 0 : n;")
+        lines.append("const int32_t few = n < LANES ? n : 0;")
         for loop in range(self.loops.last + 1):
             for number in self.loops.uniforms(loop):
                 lines.append(f"const double n{number} = {self.uniform(self.nodes[number])};")
@@ -188,9 +190,11 @@ class _RowWriter(CWriter):
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
         # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         simd = f"#pragma omp simd{clauses}"
-        short = ["if (j < n) {", *indented(body), "}"]
         lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *indented(body), "}"]
-        lines += ["if (whole < n)", simd, "for (int64_t j = 0; j < LANES; j++) {", *indented(short), "}"]
+        if any(self.nodes[number].operation == "place" for number in self.loops.needed(roots)):
+            lines = _counted(simd, body)
+        lines += ["if (few)", simd, "for (int32_t k = 0; k < LANES; k++) {"]
+        lines += ["    const int64_t first = 0, j = k;", "    if (k < few) {", *indented(indented(body)), "    }", "}"]
         return [*uniforms, *before, *lines, *after]
 
     def _lines(self, roots: Sequence[int], loop: int) -> list[str]:
@@ -239,8 +243,28 @@ class _RowWriter(CWriter):
         return f"{place} >= 0 && {place} < n ? {self.load(column, f'(int64_t){place}')} : NAN"
 
     def elementwise(self, node: Node) -> str:
-        return "j" if node.operation == "place" else super().elementwise(node)
+        if node.operation == "place":
+            return f"({self.real})first + ({self.real})k"
+        return super().elementwise(node)
 
     def _at(self, column: int, index: str) -> str:
         base, index = at(column, index, self.interleaved)
         return f"c{base}[{index}]"
+
+
+def _counted(simd: str, body: Sequence[str]) -> list[str]:
+    """The loop over a row whose body asks for places.
+
+    AVX2 has no instruction that makes a float of an integer of 64 bits: a loop with one would go element by element. So
+    j is `first`, which is the same for many elements, plus k, an integer of 32 bits. Both are exact as floats.
+    """
+    return [
+        "for (int64_t first = 0; first < whole; first += COUNTED) {",
+        "    const int32_t end = whole - first < COUNTED ? whole - first : COUNTED;",
+        f"    {simd}",
+        "    for (int32_t k = 0; k < end; k++) {",
+        "        const int64_t j = first + k;",
+        *indented(indented(body)),
+        "    }",
+        "}",
+    ]

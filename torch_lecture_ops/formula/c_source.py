@@ -24,8 +24,9 @@ _TEMPLATES = TEMPLATES | {
     "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
 }
-_DOUBLE = {name: f"{name}({{0}})" for name in (*VOCABULARY, "sqrt")}
-_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
+_LIBRARY = {name: f"{name}({{0}})" for name in (*VOCABULARY, "sqrt")}
+_LIBRARY |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
+_DOUBLE = _LIBRARY | {name: f"{name}_double({{0}})" for name in VOCABULARY}
 _FLOAT = {name: f"{name}_float({{0}})" for name in VOCABULARY}
 _FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
 
@@ -107,7 +108,7 @@ def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:
 class CWriter(Writer):
     """Writes C; `memory` tells which dtypes its columns may have."""
 
-    engine, double, single = "C", _DOUBLE, _FLOAT
+    engine, once, double, single = "C", _LIBRARY, _DOUBLE, _FLOAT
     memory = MEMORY
 
     def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:

@@ -18,6 +18,8 @@ __all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "softplu
 __all__ += ["entry", "place", "row_max", "row_sum"]
 
 
+EXACT = 2**24  # so many integers, from 0 on, a float32 tells apart
+
 IN_PLACE = "a formula must not write in place; write m = m + g instead of m += g"
 
 
@@ -140,12 +142,17 @@ def _entry(x: Tensor, j: Any) -> Tensor:
     return torch.where((j >= 0) & (j < length), rows.gather(-1, j.clamp(0, length - 1).long()), math.nan)
 
 
+def _place(x: Tensor) -> Tensor:
+    length = x.shape[-1]
+    return torch.arange(length, dtype=x.dtype if length <= EXACT else torch.float64, device=x.device)
+
+
 # A row is the last dimension; what is said once a row keeps it, with the size 1.
 _ON_TENSORS |= {
     "entry": _entry,
     "row_sum": lambda x: x.sum(-1, keepdim=True),
     "row_max": lambda x: x.amax(-1, keepdim=True),
-    "place": lambda x: torch.arange(x.shape[-1], dtype=x.dtype, device=x.device),
+    "place": _place,
 }
 
 

@@ -28,7 +28,8 @@ class Writer:
     """
 
     engine: ClassVar[str]
-    double: ClassVar[Templates]  # an operation in double precision, on operands {0}, {1}, ...
+    once: ClassVar[Templates]  # an operation once an item, in double precision, on operands {0}, {1}, ...
+    double: ClassVar[Templates]  # the same for each element
     single: ClassVar[Templates]
 
     def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -61,7 +62,7 @@ class Writer:
             return self.hyper(operands[0])
         if kind == "number":
             return self.literal(operands[0])
-        return self._template(self.double, kind).format(*(f"n{operand}" for operand in operands))
+        return self._template(self.once, kind).format(*(f"n{operand}" for operand in operands))
 
     def elementwise(self, node: Node) -> str:
         """A value of each element."""
