@@ -1,8 +1,8 @@
 """Formulas and the engines that run them.
 
 A formula is a pure Python function of its arguments, written as on the slide: + - * / **, comparisons and the
-functions of this module. Engines execute it: those that compile it (`COMPILED`, by device), `foreach` and `loop`. None
-of them knows any formula.
+functions of this module; on numbers they mean what IEEE 754 says, as on tensors. Engines execute it: those that compile
+it (`COMPILED`, by device), `foreach` and `loop`. None of them knows any formula.
 """
 
 from .alike import Alike as Alike

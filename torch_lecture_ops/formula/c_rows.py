@@ -19,7 +19,7 @@ from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
 from .math import EXACT
 from .trace import LEAVES, Formula, Node, trace
-from .writer import Loops, at, bases, indented
+from .writer import Loops, at, bases, indented, small_power
 
 # A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
 ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
@@ -227,7 +227,9 @@ class _RowWriter(CWriter):
 
     def _is_needed_later(self, number: int, loop: int) -> bool:
         """A costly value of this loop on which a value that comes later depends, other than through a reduction."""
-        if self.nodes[number].operation not in COSTLY or number in self.kept:
+        node = self.nodes[number]
+        is_product = node.operation == "pow" and small_power(self.nodes, node)
+        if node.operation not in COSTLY or is_product or number in self.kept:
             return False
         reached = {number}
         for later in range(number + 1, len(self.nodes)):

@@ -130,7 +130,7 @@ class CWriter(Writer):
         loads, stores, same = [], [], ["i"]
         for column in self.scalars():
             loads.append(f"const double s{column} = {self._scalar(column)};")
-            same.append(f"(u - ROW)[{self._place(f's{column}')}] == s{column}")
+            same.append(f"bits_double((u - ROW)[{self._place(f's{column}')}]) == bits_double(s{column})")  # 0 is not -0
         for column, result in self.stored("scalar"):
             stores.append(f"{self._scalar(column)} = u[{self._place(f'n{result}')}];")
         lines = [f"if ({' && '.join(same)}) memcpy(u, u - ROW, ROW * sizeof(double));", "else {"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,10 @@ _OPERATORS |= {"eq": "==", "ne": "!="}
 TEMPLATES: Templates = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERATORS.items()}
 VOCABULARY = ("exp", "expm1", "log", "log1p", "softplus", "tanh")
 
-_TWO = Node("number", ((2.0).hex(),), True)
+# Powers of elements to these are products, within a rounding for each factor: x^5 is (x x) (x x) x. (The others are the
+# library's, within 1 ulp and ten times as slow.) Of a negative one the factors are 1 / x: a product of x might overflow
+# where the power is a number.
+SMALL_POWERS = (-3, -2, -1, 1, 2, 3, 4, 5)
 
 
 class Writer:
@@ -72,9 +76,14 @@ class Writer:
             return f"{self.load(0)} + {self.load(remainder)}" if remainder and column == 0 else self.load(column)
         if kind == "div" and self.nodes[operands[1]].uniform:  # one division an item, not one an element
             return f"{self.operand(operands[0])} * u{self._place(f'1.0 / n{operands[1]}')}"
-        if kind == "pow" and self.nodes[operands[1]] == _TWO:
-            kind, operands = "mul", (operands[0], operands[0])
         templates = self.double if self.is_double else self.single
+        if kind == "pow" and (exponent := small_power(self.nodes, node)):
+            factor = self.operand(operands[0])
+            if exponent < 0:
+                one = f"u{self._place(self.literal((1.0).hex()))}"
+                factor = f"({self._template(templates, 'div').format(one, factor)})"
+            squares, rest = divmod(abs(exponent), 2)
+            return " * ".join([f"({factor} * {factor})"] * squares + [factor] * rest)
         return self._template(templates, kind).format(*map(self.operand, operands))
 
     def operand(self, line: int) -> str:
@@ -102,6 +111,13 @@ class Writer:
         if expression not in self.table:
             self.table.append(expression)
         return self.table.index(expression)
+
+
+def small_power(nodes: Sequence[Node], node: Node) -> int:
+    """The exponent of a power that is written as a product; 0 of another one."""
+    exponent = nodes[node.operands[1]]
+    number = float.fromhex(exponent.operands[0]) if exponent.operation == "number" else math.nan
+    return int(number) if number in SMALL_POWERS else 0
 
 
 class Loops:
