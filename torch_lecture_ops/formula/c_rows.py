@@ -30,18 +30,20 @@ COSTLY = frozenset(("exp", "expm1", "log", "log1p", "softplus", "tanh", "pow"))
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
 // their number, their length, that of the last one; for each column its stride and how many bytes after its address
-// it begins. Totals are added up block by block, so that they do not depend on the number of threads.
-static int blocks(const int64_t *table, const int64_t *address, const double *hyper, double *sums, int64_t size,
-                  int64_t from, int64_t to) {{
+// it begins. Totals, and sums over the rows for each place, are added up block by block, so that they do not depend on
+// the number of threads.
+static int blocks(const int64_t *table, const int64_t *address, const double *hyper, double *totals, double *sums,
+                  int64_t size, int64_t from, int64_t to) {{
     const int64_t rows = table[0], length = table[1], last = table[2];
     {real} small[KEPT * SMALL + 1], *kept = small;
     if (KEPT && length > SMALL && !(kept = malloc(KEPT * length * sizeof({real})))) return 1;
     for (int64_t b = from; b < to; b++) {{
         double total[TOTALS + 1] = {{0}};
+        double *own = SUMS ? sums + b * SUMS * length : NULL;
         int64_t end = (b + 1) * size < rows ? (b + 1) * size : rows;
         for (int64_t i = b * size; i < end; i++)
-            row(table + 3, address, hyper, i, i + 1 == rows ? last : length, length, kept, total);
-        memcpy(sums + b * TOTALS, total, TOTALS * sizeof(double));
+            row(table + 3, address, hyper, i, i + 1 == rows ? last : length, length, kept, own, total);
+        memcpy(totals + b * TOTALS, total, TOTALS * sizeof(double));
     }}
     if (kept != small) free(kept);
     return 0;
@@ -50,21 +52,24 @@ static int blocks(const int64_t *table, const int64_t *address, const double *hy
 static int run(const int64_t *table, const int64_t *address, const double *hyper, int64_t threads, double *totals) {{
     int64_t rows = table[0], length = table[1];
     int64_t size = length < GRAIN ? GRAIN / (length + 1) : 1, count = (rows + size - 1) / size;
-    double few[SMALL], *sums = few;
-    if (count * TOTALS > SMALL && !(sums = malloc(count * TOTALS * sizeof(double)))) return 1;
-    int failed = 0;
-    if (threads <= 1) failed = blocks(table, address, hyper, sums, size, 0, count);
+    double few[SMALL], *parts = few, *sums = NULL;
+    if (count * TOTALS > SMALL && !(parts = malloc(count * TOTALS * sizeof(double)))) return 1;
+    int failed = SUMS && !(sums = calloc(count * SUMS * length + 1, sizeof(double)));
+    if (failed);
+    else if (threads <= 1) failed = blocks(table, address, hyper, parts, sums, size, 0, count);
     else {{
         #pragma omp parallel num_threads(threads) reduction(|:failed)
         {{
             int64_t k = omp_get_thread_num(), n = omp_get_num_threads();
-            failed = blocks(table, address, hyper, sums, size, count * k / n, count * (k + 1) / n);
+            failed = blocks(table, address, hyper, parts, sums, size, count * k / n, count * (k + 1) / n);
         }}
     }}
+    if (SUMS && !failed) add_up(table + 3, address, sums, count, length);
+    free(sums);
     for (int64_t k = 0; k < TOTALS; k++) totals[k] = 0;
     for (int64_t b = 0; b < count; b++)
-        for (int64_t k = 0; k < TOTALS; k++) totals[k] += sums[b * TOTALS + k];
-    if (sums != few) free(sums);
+        for (int64_t k = 0; k < TOTALS; k++) totals[k] += parts[b * TOTALS + k];
+    if (parts != few) free(parts);
     return failed;
 }}
 
@@ -124,6 +129,7 @@ class _RowWriter(CWriter):
         super().__init__(trace(formula), dtypes)
         self.interleaved = interleaved
         self.totals = sum(kind == "total" for kind in formula.outputs)
+        self.sums = [column for column, _ in self.stored("sum")]
         self.bases = bases(len(dtypes), interleaved)
         self.loops = Loops(self.program)
         self.kept: dict[int, str] = {}  # where lines are that one loop stores and a later one loads
@@ -132,17 +138,38 @@ class _RowWriter(CWriter):
         row = self._row()
         run = _RUN.format(real=self.real)
         sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, LANES = 16, COUNTED = {EXACT}, BASES = {len(self.bases)}, "
-        sizes += f"HYPERS = {len(self.formula.hypers)}, TOTALS = {self.totals}, KEPT = {self._count_kept()} }};"
-        return "\n".join([prelude(), sizes, row, run])
+        sizes += f"HYPERS = {len(self.formula.hypers)}, TOTALS = {self.totals}, KEPT = {self._count_kept()}, "
+        sizes += f"SUMS = {len(self.sums)} }};"
+        return "\n".join([prelude(), sizes, row, self._add_up(), run])
+
+    def _add_up(self) -> str:
+        """What adds up the sums of the blocks."""
+        lines = []
+        for number, column in enumerate(self.sums):
+            lines += ["for (int64_t j = 0; j < length; j++) {", "    double total = 0;"]
+            lines += [f"    for (int64_t b = 0; b < count; b++) total += sums[(b * SUMS + {number}) * length + j];"]
+            lines += [*indented(self._store(column, "total")), "}"]
+        head = (
+            "static void add_up(const int64_t *column, const int64_t *address, const double *sums, int64_t count, "
+            "int64_t length) {"
+        )
+        return "\n".join([head, *indented([*map(self._pointer, self.sums), *lines]), "}\n"])
+
+    def _pointer(self, column: int, row: str = "0") -> str:
+        """Where the row of a column begins."""
+        place, c_type = self.bases.index(column), self.memory[self.dtypes[column]][0]
+        return (
+            f"{c_type} *restrict c{column} = ({c_type} *)(address[{place}] + column[{2 * place + 1}]) + "
+            f"{row} * column[{2 * place}];"
+        )
 
     def _row(self) -> str:
         lines = []
-        for place, column in enumerate(self.bases):
-            c_type = self.memory[self.dtypes[column]][0]
-            lines.append(
-                f"{c_type} *restrict c{column} = ({c_type} *)(address[{place}] + column[{2 * place + 1}]) + "
-                f"i * column[{2 * place}];"
-            )
+        for column in self.bases:
+            if column in self.sums:
+                lines.append(f"double *restrict c{column} = sums + {self.sums.index(column)} * length;")
+            else:
+                lines.append(self._pointer(column, "i"))
             if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
                 lines.append(f"const double s{column} = {self.load(column, '0')};")
         lines.append("const int64_t whole = n < LANES ? 0 : n;")
@@ -160,7 +187,7 @@ class _RowWriter(CWriter):
                 total += 1
         head = (
             "static void row(const int64_t *column, const int64_t *address, const double *hyper, int64_t i, int64_t n, "
-            f"int64_t length, {self.real} *restrict kept, double *restrict total) {{"
+            f"int64_t length, {self.real} *restrict kept, double *restrict sums, double *restrict total) {{"
         )
         return "\n".join([head, *("    " + line for line in lines), "}\n"])
 
@@ -186,7 +213,8 @@ class _RowWriter(CWriter):
                 body.append(f"r{number} = {x} > r{number} ? {x} : r{number}; bad{number} |= {x} != {x};")
                 after.append(f"const double n{number} = bad{number} ? NAN : r{number};")
         for column, result in stored:
-            body += self._store(column, self.operand(result))
+            value = self.operand(result)
+            body += [f"c{column}[j] += {value};"] if column in self.sums else self._store(column, value)
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
         # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         simd = f"#pragma omp simd{clauses}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .math import Double, FormulaError, Operand, on_numbers
 
-Kind = str  # "array", "scalar" or "total"
+Kind = str  # "array", "scalar", "total" or "sum"
 
 
 class Untraceable(FormulaError):
@@ -28,7 +28,8 @@ class Formula:
         function: the formula; it knows neither device, dtype nor shape.
         columns: for each column it reads, "array" (elementwise) or "scalar" (one number an item, such as the step t).
         stores: for each result, the column it is stored in; a column after those read is a fresh output.
-        outputs: what the fresh outputs are, if not all "array". A "total" is the sum of a number over all items.
+        outputs: what the fresh outputs are, if not all "array". A "total" is the sum of a number over all items; a
+            "sum" has the sum over all rows for each place of a row (C engine).
         hypers: names of the numbers that are the same for all items (lr, eps, ...).
         name: whose formula it is, for error texts.
         remainder: the column that holds what rounding took from column 0, or None. The function does not see it: its
@@ -217,7 +218,7 @@ def trace(formula: Formula) -> Program:
     try:
         results = tuple(map(_symbol, formula(columns, hypers)))
         for column, result in zip(formula.stores, results, strict=True):
-            if formula.kind(column) != "array" and not result.uniform:
+            if formula.kind(column) not in ("array", "sum") and not result.uniform:
                 raise FormulaError(f"result for column {column} must be one number an item, got one an element")
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         text = str(error).removeprefix(f"{formula.name}: ")

@@ -152,12 +152,12 @@ class Loops:
         ]
 
     def stored(self, loop: int) -> list[tuple[int, int]]:
-        """The array columns that this loop stores, with the line that goes there."""
+        """The columns of arrays and sums that this loop stores, with the line that goes there."""
         formula = self._program.formula
         return [
             (column, line)
             for column, line in zip(formula.stores, self._program.results, strict=True)
-            if formula.kind(column) == "array" and self.stored_in(column, line) == loop
+            if formula.kind(column) in ("array", "sum") and self.stored_in(column, line) == loop
         ]
 
     def needed(self, roots: Iterable[int], is_there: Callable[[int], bool] = lambda line: False) -> list[int]:
