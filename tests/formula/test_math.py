@@ -290,6 +290,18 @@ def test_a_double_beside_an_integer(name, a, b):
         assert same(got, want)
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("make", [lambda t: t, lambda t: TensorList([t])], ids=["tensor", "list"])
+def test_a_double_beside_tensors_is_a_float(name, make):
+    x = make(torch.tensor([0.5, 2.0, 3.0]))
+    for got, want in (
+        (OPERATORS[name](Double(2.5), x), OPERATORS[name](2.5, x)),
+        (OPERATORS[name](x, Double(2.5)), OPERATORS[name](x, 2.5)),
+    ):
+        assert type(got) is type(want)
+        assert str(got) == str(want)
+
+
 @pytest.mark.parametrize("name", UNARY)
 def test_functions_of_numbers_do_not_raise(name):
     rows, want = rows_of_numbers(name)

@@ -27,8 +27,13 @@
 
 static inline uint32_t bits(float x) { uint32_t b; memcpy(&b, &x, 4); return b; }
 static inline float from_bits(uint32_t b) { float x; memcpy(&x, &b, 4); return x; }
-// A selection without a condition: gcc makes no vector code of one that selects between what is the same for all elements
+
+// Selections without a condition: gcc makes no vector code of one between what is the same for all elements, or by what is
 static inline uint32_t chosen(int condition, uint32_t a, uint32_t b) { return b ^ ((a ^ b) & -(uint32_t)condition); }
+static inline float chosen_float(float condition, float a, float b) {
+    return from_bits(chosen(condition != 0.0f, bits(a), bits(b)));
+}
+
 static inline float power_of_two(int32_t n) { return from_bits((uint32_t)(n + 127) << 23); }  // -126 <= n <= 127
 
 // e^r - 1 for |r| <= ln2 / 2: r + r^2 q(r), with the polynomial of degree 4 that is best there (error 0.2 ulp of e^r)
@@ -121,6 +126,9 @@ static inline float tanh_float(float x) {
 
 static inline uint64_t bits_double(double x) { uint64_t b; memcpy(&b, &x, 8); return b; }
 static inline double from_bits_double(uint64_t b) { double x; memcpy(&x, &b, 8); return x; }
+static inline double chosen_double(double condition, double a, double b) {
+    return from_bits_double(bits_double(b) ^ ((bits_double(a) ^ bits_double(b)) & -(uint64_t)(condition != 0.0)));
+}
 
 // e^r - 1 - r for |r| <= ln2 / 2: r^2 q(r), with the polynomial of degree 10 that is best there (error 2^-61 of e^r - 1)
 static inline double curve_double(double r) {
@@ -220,7 +228,7 @@ static inline float load_bfloat16(uint16_t h) { return from_bits((uint32_t)h << 
 static inline uint16_t store_bfloat16(float x) {
     uint32_t b = bits(x);
     uint32_t rounded = (b + 0x7fffu + ((b >> 16) & 1)) >> 16;  // to nearest, ties to even
-    return (uint16_t)chosen((b & 0x7fffffffu) > 0x7f800000u, 0x7fc0u, rounded);
+    return (uint16_t)(x != x ? 0x7fc0u : rounded);
 }
 
 static inline float load_float16(uint16_t h) {

@@ -55,9 +55,8 @@ static int run(const int64_t *table, const int64_t *address, const double *hyper
     double few[SMALL], *parts = few, *sums = NULL;
     if (count * TOTALS > SMALL && !(parts = malloc(count * TOTALS * sizeof(double)))) return 1;
     int failed = SUMS && !(sums = calloc(count * SUMS * length + 1, sizeof(double)));
-    if (failed);
-    else if (threads <= 1) failed = blocks(table, address, hyper, parts, sums, size, 0, count);
-    else {{
+    if (!failed && threads <= 1) failed = blocks(table, address, hyper, parts, sums, size, 0, count);
+    else if (!failed) {{
         #pragma omp parallel num_threads(threads) reduction(|:failed)
         {{
             int64_t k = omp_get_thread_num(), n = omp_get_num_threads();

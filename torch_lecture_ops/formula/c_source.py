@@ -172,6 +172,11 @@ class CWriter(Writer):
         ]
         return _function(head.format("near"), loads + near) + "\n" + _function(head.format("far"), loads + far)
 
+    def elementwise(self, node: Node) -> str:
+        if node.operation == "where" and self.nodes[node.operands[0]].uniform:
+            return f"chosen_{self.real}({', '.join(map(self.operand, node.operands))})"
+        return super().elementwise(node)
+
     def hyper(self, number: int) -> str:
         return f"hyper[{number}]"
 

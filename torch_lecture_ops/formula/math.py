@@ -125,13 +125,17 @@ def _clamp(clamp: Any, a: Any, b: Any) -> Any:
 def _where(mask: Any, a: Any, b: Any) -> Any:
     if not isinstance(mask, Tensor):  # a comparison of numbers
         taken, other = (a, b) if mask else (b, a)
-        if isinstance(taken, Tensor) and (not isinstance(other, Tensor) or taken.shape == other.shape):
+        if isinstance(taken, Tensor) and (not isinstance(other, Tensor) or _look(taken) == _look(other)):
             return taken
         mask = torch.tensor(bool(mask), device=(a if isinstance(a, Tensor) else b).device)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return torch.where(mask, a, b)
     # Numbers are double in a formula; torch would round them to its default dtype.
     return torch.where(mask, *(mask.new_tensor(number, dtype=torch.float64) for number in (a, b)))
+
+
+def _look(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def _softplus(x: Any) -> Any:
@@ -222,8 +226,8 @@ def on_numbers(operation: str, *operands: float) -> float:
 class Double(float):
     """A number that computes as C's double does: 1 / 0 is infinite and (-8) ** 0.5 is NaN.
 
-    With a number it gives a Double, with all else what a float gives. Its operators take ten times as long as those of
-    a float: `Formula` calls a function with Doubles only if floats do not do.
+    With a number it gives a Double, with tensors what a float gives. Its operators take ten times as long as those of a
+    float: `Formula` calls a function with Doubles only if floats do not do.
     """
 
     __slots__ = ()
