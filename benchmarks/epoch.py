@@ -18,21 +18,25 @@ An epoch is all its batches, without the test that follows. What a call of `fit`
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from arguments import OneLineParser, whole_number
 from side_by_side import Spread, Verdict, order_of_round, ratio, results_file, run, show_ratio, show_seconds, spread
 from suite.choices import LIBRARIES, build_optimizer
 from suite.data import DIGITS, PIXELS, Batches, Digits
+from suite.network import build_mlp
+from suite.run import ALONE
 from suite.setting import Setting
-from suite.training import Classifier, Execution, build_mlp, fit
+
+if TYPE_CHECKING:  # takes seconds to import, which a typing error need not wait for
+    from suite.training import Classifier
 
 PROGRAM = "epoch.py"
 IMAGES, TESTS = 60_000, 100
@@ -78,12 +82,16 @@ def bare_epoch(classifier: Classifier) -> float:
 
 
 def suite_epoch(classifier: Classifier) -> float:
-    fit(classifier, Execution())
+    from suite.training import fit
+
+    fit(classifier, ALONE)
     return classifier.epoch_seconds[-1]
 
 
 def contenders(images: int) -> dict[str, Callable[[], float]]:
     """Each trains an epoch and returns its seconds."""
+    from suite.training import Classifier
+
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(images, PIXELS, generator=generator)
     labels = torch.randint(DIGITS, (images,), generator=generator)
@@ -133,8 +141,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.set_defaults(device="cpu", dtype="float32", graph=False, capability=None)
     options = parser.parse_args(argv)
     options.json = results_file(PROGRAM, options)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     return run(measure(options), COLUMNS, options, PROGRAM)
 
 

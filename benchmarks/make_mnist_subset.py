@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import MNIST
 
 SUBSET = Path(__file__).parent / "data" / "mnist_subset.npz"
 SEED = 0
@@ -28,6 +27,8 @@ def choose(labels: np.ndarray, per_digit: int) -> np.ndarray:
 
 def make_subset(data_dir: Path) -> dict[str, np.ndarray]:
     """The four arrays of the file, all uint8: {train,test}_images (n, 28, 28) and {train,test}_labels (n,)."""
+    from torchvision.datasets import MNIST  # takes seconds to import
+
     arrays = {}
     for part, per_digit in (("train", TRAIN_PER_DIGIT), ("test", TEST_PER_DIGIT)):
         full = MNIST(data_dir, train=part == "train", download=True)

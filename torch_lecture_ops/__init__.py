@@ -6,4 +6,10 @@ engines that run every formula.
 
 from . import formula, functions, nn, optim
 
+__version__ = "0.1.0"
+
 __all__ = ["formula", "functions", "nn", "optim"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,7 @@
 """Clevert, Unterthiner and Hochreiter 2015, ELU, figure 2: the training loss of a deep narrow net."""
 
+from suite.run import Run
 from suite.setting import Setting
-from suite.training import Run
 
 from .frame import Budget, Claim, PaperTable, Row
 

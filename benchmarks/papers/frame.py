@@ -29,10 +29,10 @@ from suite.execution import (
     train_all,
 )
 from suite.report import replacing, write_csv
+from suite.run import Run
 from suite.setting import Setting, check, machine, versions
 from suite.statistics import LEVEL, estimate, paired_p
 from suite.tables import Table, show_p
-from suite.training import Run
 
 # In the order in which `paper all` runs them.
 NAMES = ("zeiler_2012", "elu_2015", "glorot_2010", "larson", "algoperf_mnist", "maxout_2013")
@@ -177,7 +177,7 @@ def main(argv: list[str]) -> int:
 def parse_options(argv: list[str]) -> argparse.Namespace:
     parser = OneLineParser(PROGRAM, description="paper: a published table beside ours.", allow_abbrev=False)
     add = parser.add_argument
-    add("name", type=name_of([*NAMES, "all"]), help=", ".join([*NAMES, "all"]))
+    add("name", type=name_of([*NAMES, "all"]), nargs="?", help=", ".join([*NAMES, "all"]))
     add("--budget", type=name_of(("smoke", "short", "paper")), default="smoke", metavar="B", help="smoke, short, paper")
     add("--seeds", type=whole_number, metavar="N", help="how many (default: see --budget)")
     add("--epochs", type=whole_number, metavar="N", help="(default: see --budget)")
@@ -188,6 +188,8 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     add("--no-progress", dest="progress", action="store_false", help="no progress bar")
     parser.set_defaults(devices=1, strategy="auto")
     options = parser.parse_args(argv)
+    if options.name is None:
+        parser.error(f"paper needs the name of a table, choose from {', '.join([*NAMES, 'all'])}")
     options.out = options.out or Path("runs", f"papers-{options.budget}")
     return options
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from suite.choices import ACTIVATIONS
 from suite.data import Digits
+from suite.network import build_mlp
 from suite.setting import Setting
 from suite.statistics import estimate
 from suite.tables import Table
-from suite.training import build_mlp
 from torch import Tensor, nn
 
 from .frame import Budget, PaperTable, Row, around

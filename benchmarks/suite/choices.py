@@ -8,6 +8,7 @@ word alone is the form of an optimizer. Settings are the keyword arguments of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +93,11 @@ def build_optimizer(
     return cls(parameters, **SETTINGS.get(name, {}) | settings | ({} if lr is None else dict(lr=lr)))
 
 
+def ahead(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    """Where gradients are computed: Nesterov's are those ahead of the parameters."""
+    return getattr(optimizer, "lookahead", nullcontext)()
+
+
 # ---------------------------------------------------------------- activations and initialization
 
 
@@ -116,6 +122,12 @@ ACTIVATIONS = {
 }
 
 
+def lecun_normal_(weight: Tensor, activation: Any, *, generator: torch.Generator, param: Any = None) -> Tensor:
+    """N(0, 1/n_in), cut off at two standard deviations and widened to have this variance again: JAX's default."""
+    std = weight.shape[1] ** -0.5 / 0.87962566103423978
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+
+
 def standard_(weight: Tensor, activation: Any, *, generator: torch.Generator, param: Any = None) -> Tensor:
     """U[-1/√n_in, 1/√n_in], "the commonly used heuristic" of Glorot and Bengio 2010, equation 1."""
     return uniform_(weight, activation, generator=generator, bound=weight.shape[1] ** -0.5)
@@ -138,6 +150,7 @@ INITS = {
     "glorot_normal": init.glorot_normal_,
     "he_uniform": init.he_uniform_,
     "he_normal": init.he_normal_,
+    "lecun_normal": lecun_normal_,
     "standard": standard_,
     "normalized": normalized_,
     "uniform": uniform_,
@@ -171,6 +184,9 @@ def fill(linear: nn.Linear, text: str, activation: str, generator: torch.Generat
 # ---------------------------------------------------------------- losses
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs and labels
+
+
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     return nn.functional.one_hot(labels, like.shape[1]).to(like.dtype)
 
@@ -185,7 +201,7 @@ LOSSES: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
 }
 
 
-def loss_function(name: str, library: str) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_function(name: str, library: str) -> Loss:
     function, functional = LOSSES[name], NN[library].functional
     return lambda z, labels: function(functional, z, labels)
 
@@ -225,17 +241,51 @@ def build_schedules(optimizer: torch.optim.Optimizer, text: str) -> list[dict[st
     return schedules
 
 
+def first_change(text: str, optimizer: str, lr: float, most: int) -> int | None:
+    """After how many of its steps a schedule first changes what the optimizer would do without it; None: none of most.
+
+    For one schedule, not several with "+".
+    """
+    made = build_optimizer([torch.zeros(1)], optimizer, lr=lr)
+
+    def numbers() -> list[Any]:
+        return [made.param_groups[0].get(key) for key in ("lr", "momentum", "betas")]
+
+    before = numbers()
+    (entry,) = build_schedules(made, text)
+    for step in range(most + 1):
+        if numbers() != before:
+            return step
+        made.step()
+        entry["scheduler"].step()
+    return None
+
+
 # ---------------------------------------------------------------- checks
 
 
-def checked(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """A choice with a known name that can be built, in the form of `Choice.__str__`; else ValueError."""
+def available(kind: str, libraries: Iterable[str]) -> list[str]:
+    """The names of this kind that all these libraries have."""
+    if kind == "optimizer":
+        return [name for name, cls in OPTIMIZERS.items() if all(hasattr(OPTIM[one], cls) for one in libraries)]
+    if kind == "activation":
+        own = {"ours": {"Softsign"}, "torch": set()}
+        return [
+            name
+            for name, known in ACTIVATIONS.items()
+            if all(hasattr(NN[one], known.name) or known.name in own[one] for one in libraries)
+        ]
+    return list(KNOWN[kind])
+
+
+def checked(kind: str, libraries: Iterable[str]) -> Callable[[str], str]:
+    """A known choice that can be built, in the form of `Choice.__str__`; else ValueError, with what libraries have."""
 
     def check(text: str) -> str:
         parts = [parse(part) for part in (text.split("+") if kind == "schedule" else [text])]
         for part in parts:
-            if part.name not in known:
-                raise ValueError(f"unknown {part.name!r}, choose from {', '.join(known)}")
+            if part.name not in KNOWN[kind]:
+                raise ValueError(f"unknown {part.name!r}, choose from {', '.join(available(kind, libraries))}")
         text = "+".join(map(str, parts))
         try:
             TRIALS[kind](text)
@@ -268,8 +318,6 @@ KNOWN = {
     "schedule": SCHEDULES,
     "loss": LOSSES,
 }
-CHECKS = {kind: checked(kind, known) for kind, known in KNOWN.items()}
-
 
 def label(kind: str, text: str) -> str:
     """As in tables: the class's name, then the settings."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,18 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from arguments import OneLineParser, each, fail, name_of, one_line, positive, whole_number
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from papers import frame
 
 from . import data
-from .choices import CHECKS, KNOWN, LIBRARIES, OPTIM, OPTIMIZERS
+from .choices import LIBRARIES, available, checked, label, parse
 from .data import DATASETS, DIGITS, PIXELS, SCALES, DataError, Digits
+from .duration import without_the_compiler
 from .execution import (
     PROGRAM,
     check_scipy,
     check_writable,
     collect,
     fail_to_write,
+    first_process_only,
+    idle_schedules,
     open_store,
     processes,
     say,
@@ -34,9 +36,10 @@ from .execution import (
     train_all,
 )
 from .report import write_csv, write_json, write_loss_picture, write_report
+from .run import Run
 from .setting import Setting, grid
+from .store import FILE
 from .tables import Table, comparison, ranking, sensitivity, time_to_target
-from .training import Run
 
 STRATEGIES = ("auto", "ddp")  # of Lightning's those that train in this very process, which keeps what it measures
 
@@ -60,12 +63,13 @@ BUDGETS = {
 # ---------------------------------------------------------------- values of options
 
 
-def choices(kind: str) -> Callable[[str], list[str]]:
+def choices(kind: str, libraries: Sequence[str]) -> Callable[[str], list[str]]:
     """Parser of a comma-separated list of choices, see choices.py."""
+    check = checked(kind, libraries)
 
     def parse_one(text: str) -> str:
         try:
-            return CHECKS[kind](text)
+            return check(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(one_line(error)) from None
 
@@ -156,22 +160,25 @@ TARGETS = {"subset": "90,94", "mnist": "97,98", "fashion": "85,88"}
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # no notes on devices and processes, no tips
     command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("compare", argv)
     try:
-        if command == REPORT:
-            return report_again(rest)
-        if command == PAPER:
-            return frame.main(rest)
-        if command not in COMMANDS:
-            fail(PROGRAM, f"unknown command {command!r}, choose from {', '.join([*COMMANDS, *OTHERS])}", status=2)
-        return train_and_report(command, rest)
+        with without_the_compiler() if "--dry-run" in rest else nullcontext():
+            return run_command(command, rest)
     except DataError as error:
         fail(PROGRAM, str(error), status=1)
     except KeyboardInterrupt:
         say(f"\n{PROGRAM}: interrupted", sys.stderr)
         return 130
+
+
+def run_command(command: str, argv: list[str]) -> int:
+    if command == REPORT:
+        return report_again(argv)
+    if command == PAPER:
+        return frame.main(argv)
+    if command not in COMMANDS:
+        fail(PROGRAM, f"unknown command {command!r}, choose from {', '.join([*COMMANDS, *OTHERS])}", status=2)
+    return train_and_report(command, argv)
 
 
 def train_and_report(command: str, argv: list[str]) -> int:
@@ -181,6 +188,8 @@ def train_and_report(command: str, argv: list[str]) -> int:
     digits = data.load(options.dataset, options.data_dir)
     plan = plan_of(options, digits)
     store = open_store(options)
+    for line in idle_schedules(plan, digits):
+        (print if options.dry_run else say)(line)
     if options.dry_run:
         show_plan(plan, digits, store)
         return 0
@@ -193,11 +202,15 @@ def train_and_report(command: str, argv: list[str]) -> int:
 
 def report_again(argv: list[str]) -> int:
     parser = OneLineParser(f"{PROGRAM}", description=OTHERS[REPORT], allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="with results.jsonl, as --out of the other commands")
+    parser.add_argument("folder", type=Path, nargs="?", help="with results.jsonl, as --out of the other commands")
     parser.add_argument(
         "--target", type=each(percentage), default="97,98", metavar="X,Y", help="(default: %(default)s)"
     )
     options = parser.parse_args(argv)
+    if options.folder is None:
+        found = sorted(str(path.parent) for path in Path("runs").glob(f"*/{FILE}"))
+        some = f"choose from {', '.join(found)}" if found else "runs/ has none yet: train first"
+        fail(PROGRAM, f"{REPORT} needs the folder of the results; {some}", status=2)
     options.out = options.folder
     check_scipy()
     runs = list(open_store(options).runs.values())
@@ -230,16 +243,16 @@ def parse_options(argv: list[str] | None, command: str = "compare") -> argparse.
     )
     add = parser.add_argument
     of = "one or several, with commas, of %s (default: %%(default)s)"
-    known = [name for name in OPTIMIZERS if all(hasattr(OPTIM[lib], OPTIMIZERS[name]) for lib in chosen.libraries)]
     defaults = dict(optimizer="sgd", activation="relu", init="he_normal", loss="cross_entropy", schedule="none")
     for kind, default in (defaults | {"optimizer": chosen.defaults["optimizer"]}).items():
-        names = ", ".join(known if kind == "optimizer" else KNOWN[kind])
-        add(f"--{kind}", type=choices(kind), default=default, metavar="A,B", help=of % names)
+        names, parser_of = ", ".join(available(kind, chosen.libraries)), choices(kind, chosen.libraries)
+        add(f"--{kind}", type=parser_of, default=default, metavar="A,B", help=of % names)
     widths = "layer widths, several networks with / (default: %(default)s)"
     add("--hidden", type=networks, default=chosen.defaults["hidden"], metavar="N,M", help=widths)
     sizes = "one or several; full: all training images (default: %(default)s)"
     add("--batch-size", type=each(batch_size), default="128", metavar="N", help=sizes)
-    rates = "for all optimizers, one, several or low..high:count (default: %(default)s, None: what suits each)"
+    default = "%(default)s" if "lr" in chosen.defaults else "what suits each"
+    rates = f"for all optimizers, one, several or low..high:count (default: {default})"
     add("--lr", type=learning_rates, default=chosen.defaults.get("lr"), metavar="X", help=rates)
     budgets = "; ".join(f"{name}: {b.dataset}, {b.epochs} epochs, {b.seeds} seeds" for name, b in BUDGETS.items())
     add("--budget", type=name_of(BUDGETS), default="smoke", metavar="B", help=f"{budgets} (default: %(default)s)")
@@ -248,7 +261,8 @@ def parse_options(argv: list[str] | None, command: str = "compare") -> argparse.
     full = "the 12,000 digits kept here, all 70,000, or Fashion-MNIST (default: see --budget)"
     add("--dataset", choices=DATASETS, help=full)
     add("--data-dir", type=Path, metavar="DIR", help="folder of MNIST/raw for --dataset mnist (default: runs/data)")
-    add("--scale", choices=tuple(SCALES), default="unit", help="of the pixels: [0, 1], [-0.5, 0.5] or mean 0 and std 1")
+    scales = "of the pixels: [0, 1], [-0.5, 0.5], mean 0 and std 1, or AlgoPerf's (default: %(default)s)"
+    add("--scale", choices=tuple(SCALES), default="unit", help=scales)
     if not chosen.libraries:
         add("--library", choices=LIBRARIES, default="ours", help="(default: %(default)s)")
     if command == "time-to-target":
@@ -273,11 +287,12 @@ def parse_options(argv: list[str] | None, command: str = "compare") -> argparse.
         options.target = sorted(options.target or map(float, TARGETS[options.dataset].split(",")))
     if options.dataset == "subset" and options.data_dir:
         parser.error("--data-dir goes with --dataset mnist")
-    for text in options.optimizer:
-        if (name := text.partition(":")[0]) not in known:
-            parser.error(
-                f"--optimizer: torch has no {OPTIMIZERS[name]} to compare with, choose from {', '.join(known)}"
-            )
+    for kind in defaults:
+        names = available(kind, options.libraries)
+        for text in getattr(options, kind):
+            if "+" not in text and (name := parse(text).name) not in names:
+                beside = " to compare with" if chosen.libraries else ""
+                parser.error(f"--{kind}: torch has no {label(kind, name)}{beside}, choose from {', '.join(names)}")
     if "LOCAL_WORLD_SIZE" in os.environ and options.devices != int(started):
         parser.error(f"--devices must be {started}, the --nproc-per-node of torchrun, got {options.devices}")
     count = processes(options)
@@ -313,7 +328,7 @@ def plan_of(options: argparse.Namespace, digits: Digits) -> list[Setting]:
 # ---------------------------------------------------------------- files
 
 
-@rank_zero_only
+@first_process_only
 def report(runs: Sequence[Run], options: argparse.Namespace, digits: Digits) -> None:
     """Print the tables and write the files."""
     tables = COMMANDS[options.command].tables(runs, options)

@@ -3,43 +3,83 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from statistics import median
 
 import torch
+from torch.optim import Optimizer
 
-from .choices import build_optimizer, loss_function
+from torch_lecture_ops.optim import Nesterov
+
+from .choices import build_optimizer, loss_function, parse
 from .data import Batches, Digits
+from .network import accuracy, build_mlp, train_step, warm_up_once
+from .run import Run
 from .setting import Setting, point
 from .store import Store
-from .training import Run, accuracy, build_mlp
 
-TRIAL_SECONDS = 0.2
+TRIAL_SECONDS = 0.3  # of all trials together
+MADE = "__dynamo_disable"  # torch's name
 LIGHTNING_STEP = 8e-4  # seconds that a step takes beyond its own, see epoch.py
 LIGHTNING_FIT = 0.1
 
 
-def estimate_seconds(setting: Setting, digits: Digits, known: dict[Setting, Run]) -> float:
-    """As long as a run took that differs by its seed alone; else by trying some steps."""
-    if found := known.get(point(setting)):
-        return found.seconds_per_epoch * setting.epochs
+@contextmanager
+def without_the_compiler() -> Iterator[None]:
+    """Inside, optimizers do not import torch's compiler: seconds that a dry run need not wait.
+
+    A wrapper of torch keeps these methods out of compiled graphs. It imports the compiler at its first call, and
+    remembers what that made of the method.
+    """
+    wrapped = Optimizer.add_param_group, Optimizer.zero_grad, Nesterov.lookahead
+    methods = [getattr(method, "__wrapped__", None) for method in wrapped]
+    fresh = [method for method in methods if method and not hasattr(method, MADE)]
+    for method in fresh:
+        setattr(method, MADE, method)
+    try:
+        yield
+    finally:
+        for method in fresh:
+            delattr(method, MADE)
+
+
+def estimate_seconds(plan: Iterable[Setting], digits: Digits, known: dict[Setting, Run]) -> dict[Setting, float]:
+    """The seconds of a training of each point: as long as one took that differs by its seed alone; else by a trial."""
+    points = dict.fromkeys(map(point, plan))
+    tried = dict.fromkeys(map(alike, (one for one in points if one not in known)))
+    epoch = {one: try_epoch(one, digits, TRIAL_SECONDS / len(tried)) for one in tried}
+    return {
+        one: one.epochs * (known[one].seconds_per_epoch if one in known else epoch[alike(one)]) + LIGHTNING_FIT
+        for one in points
+    }
+
+
+def alike(setting: Setting) -> Setting:
+    """What takes about as long: numbers change nothing, and torch's classes do not take much longer than ours."""
+    same = dict(optimizer=parse(setting.optimizer).name, activation=setting.activation, loss=setting.loss)
+    return Setting(**same, lr=0.01, hidden=setting.hidden, dropout=setting.dropout, batch_size=setting.batch_size)
+
+
+def try_epoch(setting: Setting, digits: Digits, seconds: float) -> float:
+    """The seconds of an epoch, from some of its steps."""
+    warm_up_once(setting)
     torch.manual_seed(0)
     mlp = build_mlp(setting)
     optimizer = build_optimizer(mlp.parameters(), setting.optimizer, setting.library, setting.lr)
     loss = loss_function(setting.loss, setting.library)
     batches = Batches(digits.train_images, digits.train_labels, setting.batch_size, 0)
     times: list[float] = []
-    for number, (images, labels) in enumerate(batches):
+    for images, labels in batches:
         start = time.perf_counter()
-        optimizer.zero_grad()
-        loss(mlp(images), labels).backward()
-        optimizer.step()
-        times.append(time.perf_counter() - start)  # the first one compiles kernels: the median takes no notice
-        if number and sum(times[1:]) > TRIAL_SECONDS:
+        train_step(mlp, optimizer, loss, images, labels)
+        times.append(time.perf_counter() - start)
+        if sum(times) > seconds:
             break
     start = time.perf_counter()
     accuracy(mlp, digits.test_images, digits.test_labels)
     evaluation = time.perf_counter() - start
-    return setting.epochs * (len(batches) * (median(times) + LIGHTNING_STEP) + evaluation) + LIGHTNING_FIT
+    return len(batches) * (median(times) + LIGHTNING_STEP) + evaluation
 
 
 def known_runs(store: Store) -> dict[Setting, Run]:

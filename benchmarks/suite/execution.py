@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from arguments import fail
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from .choices import first_change, parse
 from .data import Digits
 from .duration import estimate_seconds, known_runs, show_duration
+from .run import Execution, Run
 from .setting import Setting, labels, pair, point
 from .store import Store
 from .tables import Table
-from .training import Execution, Run, machines, train
 
 PROGRAM = "mnist.py"
+
+
+def first_process_only(function: Callable[..., None]) -> Callable[..., None]:
+    """The function, which does nothing in all processes but the first one."""
+
+    @wraps(function)
+    def wrapped(*args: Any) -> None:
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+        rank_zero_only(function)(*args)
+
+    return wrapped
+
+
+def machines() -> int:
+    """How many take part; torchrun tells."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1))
 
 
 def processes(options: argparse.Namespace) -> int:
@@ -29,13 +49,9 @@ def processes(options: argparse.Namespace) -> int:
 
 
 def show_plan(plan: Sequence[Setting], digits: Digits, store: Store) -> None:
-    known = known_runs(store)
     names = labels(plan)
     left = [setting for setting in plan if store.find(setting, digits.digest) is None]
-    seconds: dict[Setting, float] = {}
-    for setting in left:
-        if point(setting) not in seconds:
-            seconds[point(setting)] = estimate_seconds(setting, digits, known)
+    seconds = estimate_seconds(left, digits, known_runs(store))
     rows = []
     for one, name in names.items():
         count = sum(point(setting) == one for setting in plan)
@@ -47,8 +63,31 @@ def show_plan(plan: Sequence[Setting], digits: Digits, store: Store) -> None:
     print(f"\n{len(plan)} runs, of which {len(plan) - len(left)} are in {store.path}; the others take about {total}.")
 
 
+LOOK_AHEAD = 1000  # steps of a schedule
+
+
+def idle_schedules(plan: Iterable[Setting], digits: Digits) -> list[str]:
+    """What to say of schedules that change nothing as long as the trainings of the plan last."""
+    said = []
+    for one in dict.fromkeys(map(pair, plan)):
+        for part in one.schedule.split("+"):
+            name, settings = parse(part)
+            if name == "none":
+                continue
+            per = settings.get("per", "epoch")
+            steps = one.epochs * (1 if per == "epoch" else math.ceil(len(digits.train_images) / one.batch_size))
+            change = first_change(part, one.optimizer, one.lr, steps + LOOK_AHEAD)
+            if change is None or change >= steps:
+                units = {"epoch": "epochs", "batch": "batches"}[per]
+                first = "its first change comes after " + (f"{change}" if change else f"more than {steps + LOOK_AHEAD}")
+                said.append(f"schedule {part} has no effect yet in {steps} {units}: {first}")
+    return list(dict.fromkeys(said))
+
+
 def train_all(plan: Sequence[Setting], digits: Digits, options: argparse.Namespace, store: Store) -> Iterator[Run]:
     """The runs of a plan, from the store or trained."""
+    from . import training
+
     execution = Execution(options.devices, options.strategy, options.progress)
     names, width = labels(map(pair, plan)), len(str(len(plan)))
     # All processes of a training must train the same: those of other machines may not see what is stored.
@@ -63,7 +102,7 @@ def train_all(plan: Sequence[Setting], digits: Digits, options: argparse.Namespa
         name = f"[{number:{width}}/{len(plan)}] {names[pair(setting)]}, seed {setting.seed}, {setting.library}"
         if setting.scale not in scaled:
             scaled = {setting.scale: digits.scaled(setting.scale)}
-        run = train(setting, scaled[setting.scale], execution, name)
+        run = training.train(setting, scaled[setting.scale], execution, name)
         keep(store, run, digits, options)
         result = "diverged" if run.diverged else f"{run.test_accuracy:.2f} %"
         say(f"{name}: {result}, {run.seconds_per_epoch:.2f} s per epoch")
@@ -103,7 +142,7 @@ def open_store(options: argparse.Namespace) -> Store:
     return store
 
 
-@rank_zero_only
+@first_process_only
 def keep(store: Store, run: Run, digits: Digits, options: argparse.Namespace) -> None:
     try:
         store.append(run, digits.digest)
@@ -111,7 +150,7 @@ def keep(store: Store, run: Run, digits: Digits, options: argparse.Namespace) ->
         fail_to_write(options.out, error)
 
 
-@rank_zero_only
+@first_process_only
 def check_writable(folder: Path) -> None:
     """Make the folder for the results and try it, before training rather than after."""
     try:
@@ -125,6 +164,6 @@ def fail_to_write(folder: Path, error: OSError) -> NoReturn:
     fail(PROGRAM, f"cannot write to {folder}: {error.strerror}; name another folder with --out", status=1)
 
 
-@rank_zero_only
+@first_process_only
 def say(text: str, file: TextIO | None = None) -> None:
     print(text, file=file, flush=True)

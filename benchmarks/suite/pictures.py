@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from .choices import LIBRARIES
-from .setting import Setting, labels, pair, point
+from .run import Run
+from .setting import AXES, Setting, labels, pair, point
 from .statistics import estimate
 from .tables import Groups, accuracies, accuracy_of, by_learning_rate, finished, grouped, without
-from .training import Run
 
 # Colours that the colour-blind tell apart (Okabe and Ito), lighter on black.
 COLOURS = {
@@ -55,6 +56,22 @@ def theme(name: str):
         yield
 
 
+def legend_below(panel: Any) -> None:
+    """The legend under the axis, where it covers nothing, and as much more of the picture as it takes."""
+    names = [text.get_text() for text in panel.legend().texts]
+    columns = 1 if max(map(len, names), default=0) > 40 else 2
+    place = dict(loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0, frameon=False)
+    panel.legend(ncols=columns, **place)
+    width, height = panel.figure.get_size_inches()
+    panel.figure.set_size_inches(width, height + 0.4 * math.ceil(len(names) / columns))
+
+
+def over_seeds(groups: Iterable[Sequence[Run]]) -> str:
+    """What is averaged, in words."""
+    counts = {len(group) for group in groups}
+    return f"mean over {' or '.join(map(str, sorted(counts)))} seed{'' if counts == {1} else 's'}"
+
+
 def canvas(title: str = "", rows: int = 1) -> tuple[Figure, list]:
     figure = Figure(figsize=(14, 1 + 7.5 * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.15)
@@ -87,7 +104,7 @@ def band(curves: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
 def loss_curves(runs: Sequence[Run]) -> Figure:
     groups, left_out = few(grouped(runs), mean_accuracy)
     names = labels(groups)
-    figure, (panel,) = canvas(f"Training loss{left_out}")
+    figure, (panel,) = canvas(f"Training loss{left_out}\n{over_seeds(groups.values())}, band: 95 % interval")
     for one, group in groups.items():
         curves = [run.losses for run in group if not run.diverged]
         if not curves:
@@ -101,7 +118,7 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
         low = np.maximum(middle - half, middle / 3)  # the axis is logarithmic
         panel.fill_between(places, low, middle + half, color=line.get_color(), alpha=0.2)
     panel.set(xlabel="epoch", ylabel="loss", yscale="log")
-    panel.legend()
+    legend_below(panel)
     return figure
 
 
@@ -131,7 +148,9 @@ def compared_losses(runs: Sequence[Run]) -> Figure:
         panel.label_outer()
     for panel in grid[len(panels_of) :]:
         panel.set_visible(False)
-    grid[0].legend()
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2 * columns, frameon=False)
+    figure.suptitle(f"Training loss, {over_seeds(groups.values())}")
     return figure
 
 
@@ -147,7 +166,8 @@ def learning_rates(runs: Sequence[Run]) -> Figure | None:
     best = sorted(curves, key=score.__getitem__, reverse=True)[:LINES]
     left_out = f" (the best {LINES} of {len(curves)})" if len(curves) > LINES else ""
     names = labels(curves)
-    figure, (panel,) = canvas(f"Sensitivity to the learning rate{left_out}")
+    averaged = over_seeds(group for one in best for group in curves[one].values())
+    figure, (panel,) = canvas(f"Sensitivity to the learning rate{left_out}\n{averaged}, band: 95 % interval")
     floor = min((accuracy for run in runs if not run.diverged for accuracy in [run.test_accuracy]), default=0.0)
     for number, one in enumerate(best):
         shown = {
@@ -161,7 +181,7 @@ def learning_rates(runs: Sequence[Run]) -> Figure | None:
     panel.set(xlabel="learning rate (× diverged)", ylabel="test accuracy, %", xscale="log")
     panel.xaxis.set_major_locator(LogLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.legend(loc="best")
+    legend_below(panel)
     return figure
 
 
@@ -172,11 +192,12 @@ PAIRS += [("optimizer", "batch_size"), ("optimizer", "hidden"), ("optimizer", "s
 
 
 def heat_maps(runs: Sequence[Run]) -> Figure | None:
-    """The mean accuracy over two axes of the grid at a time, over all else; None if no two axes vary.
+    """The mean accuracy for two axes of the grid at a time, over seeds and the other axes; None if no two axes vary.
 
     A cross is where some run diverged; means are of the others.
     """
-    maps = [axes for axes in PAIRS if all(len({getattr(run.setting, axis) for run in runs}) > 1 for axis in axes)]
+    varied = [axis for axis in (*AXES, "library", "seed") if len({getattr(run.setting, axis) for run in runs}) > 1]
+    maps = [axes for axes in PAIRS if set(axes) <= set(varied)]
     if not maps:
         return None
     figure, panels = canvas(rows=len(maps))
@@ -199,7 +220,9 @@ def heat_maps(runs: Sequence[Run]) -> Figure | None:
             panel.text(
                 j, i, text, ha="center", va="center", color=ink if np.isfinite(values[i, j]) else None, fontsize=17
             )
-        panel.set(title=f"Test accuracy, %: {down} and {across.replace('_', ' ')} (× diverged)")
+        others = ", ".join(axis.replace("_", " ") for axis in varied if axis not in (down, across))
+        over = f"\nmean over {others}" if others else ""
+        panel.set(title=f"Test accuracy, %: {down} and {across.replace('_', ' ')} (× diverged){over}")
         panel.set_xticks(range(len(columns)), [tick(column) for column in columns], rotation=30, ha="right")
         panel.set_yticks(range(len(rows)), [tick(row) for row in rows])
         panel.grid(False)
@@ -241,7 +264,7 @@ def target_profile(runs: Sequence[Run], targets: Sequence[float]) -> Figure | No
             panel.step([0, *times], [0, *parts], style, where="post", label=names[one], marker="o", alpha=0.9)
         panel.set(title=f"{target:g} % reached{left_out}", xlabel="seconds of training", ylabel="part of the seeds")
         panel.set_ylim(-0.03, 1.05)
-        panel.legend()
+        legend_below(panel)
     return figure
 
 

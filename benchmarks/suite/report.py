@@ -12,15 +12,17 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from .pictures import COLOURS, compared_losses, heat_maps, learning_rates, loss_curves, save, target_profile, theme
+from .run import Run
 from .setting import machine, versions
 from .store import finite
 from .tables import Table, summary
-from .training import Run
+
+if TYPE_CHECKING:  # matplotlib, imported when something is drawn
+    from matplotlib.figure import Figure
+
+THEMES = ("light", "dark")  # of pictures.py
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def write_json(path: Path, runs: Sequence[Run], options: Mapping[str, Any]) -> N
 
 def write_loss_picture(path: Path, runs: Sequence[Run]) -> None:
     """The loss curves of a comparison."""
+    from .pictures import compared_losses, save, theme
+
     with theme("light"), replacing(path, "wb") as file:
         save(compared_losses(runs), file)
 
@@ -69,16 +73,20 @@ def write_loss_picture(path: Path, runs: Sequence[Run]) -> None:
 
 def draw(runs: Sequence[Run], targets: Sequence[float]) -> dict[str, Figure]:
     """All pictures that these runs have something for, by file name."""
+    from . import pictures
+
     figures = {
-        "loss": loss_curves(runs),
-        "learning_rates": learning_rates(runs),
-        "heat_maps": heat_maps(runs),
-        "time_to_target": target_profile(runs, targets),
+        "loss": pictures.loss_curves(runs),
+        "learning_rates": pictures.learning_rates(runs),
+        "heat_maps": pictures.heat_maps(runs),
+        "time_to_target": pictures.target_profile(runs, targets),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def png(figure: Figure) -> bytes:
+    from .pictures import save
+
     buffer = io.BytesIO()
     save(figure, buffer)
     return buffer.getvalue()
@@ -91,10 +99,10 @@ STYLE = """
 body { font: 22px/1.5 system-ui, sans-serif; max-width: 1800px; margin: 2rem auto; padding: 0 1.5rem;
        background: #ffffff; color: #1a1a1a; }
 h1 { font-size: 2.2em; line-height: 1.15; } h2 { font-size: 1.6em; margin-top: 2em; }
-table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-th, td { padding: .35em .6em; text-align: right; white-space: pre; border-bottom: 1px solid #c8c8c8; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 12em; }
+table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; margin-bottom: 1.5em; }
+th, td { padding: .35em .6em; text-align: right; border-bottom: 1px solid #c8c8c8; }
+th:first-child, td:first-child { text-align: left; width: 12em; overflow-wrap: anywhere; }
+p, footer { overflow-wrap: anywhere; }
 img { width: 100%; height: auto; }
 footer { color: #595959; font-size: .8em; margin: 3em 0; }
 @media (prefers-color-scheme: dark) {
@@ -107,8 +115,10 @@ def write_report(
     folder: Path, title: str, runs: Sequence[Run], tables: Sequence[Table], targets: Sequence[float]
 ) -> list[str]:
     """report.html, and each of its pictures as PNG, light and dark; the names of the files."""
+    from .pictures import theme
+
     pictures: dict[str, dict[str, bytes]] = {}
-    for name in COLOURS:
+    for name in THEMES:
         with theme(name):
             for picture, figure in draw(runs, targets).items():
                 pictures.setdefault(picture, {})[name] = png(figure)
@@ -130,7 +140,7 @@ def page(title: str, tables: Sequence[Table], pictures: Mapping[str, Mapping[str
     body += [f"<h2>{html.escape(table.title)}</h2>\n{table.html()}" for table in tables]
     for name, themes in pictures.items():
         words = name.replace("_", " ")
-        light, dark = (f"data:image/png;base64,{base64.b64encode(themes[each]).decode()}" for each in COLOURS)
+        light, dark = (f"data:image/png;base64,{base64.b64encode(themes[each]).decode()}" for each in THEMES)
         body.append(
             f"<h2>{words.capitalize()}</h2>\n<picture><source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
             f"<img src='{light}' alt='{words}'></picture>"

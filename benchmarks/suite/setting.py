@@ -8,13 +8,15 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
+
+import torch_lecture_ops
 
 from .choices import build_optimizer, build_schedules, initial_lr, label
 
@@ -120,17 +122,14 @@ def show(name: str, value: Any) -> str:
 # ---------------------------------------------------------------- what else determines the numbers
 
 
+@cache
 def versions() -> dict[str, str]:
-    try:
-        ours = version("torch_lecture_ops")
-    except PackageNotFoundError:  # a checkout on the path
-        ours = "checkout"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
+        "lightning": version("lightning"),
         "numpy": np.__version__,
-        "torch_lecture_ops": ours,
+        "torch_lecture_ops": torch_lecture_ops.__version__,
     }
 
 

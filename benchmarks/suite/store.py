@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .run import Run
 from .setting import Setting, key, machine, versions
-from .training import Run
 
 FILE = "results.jsonl"
 

@@ -10,11 +10,15 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from .choices import LIBRARIES
+from .run import Run
 from .setting import Setting, labels, pair, point
 from .statistics import LEVEL, Estimate, estimate, holm, paired_p
-from .training import Run
 
 Groups = dict[Setting, list[Run]]  # runs that differ by their seeds alone
+
+# Of the page that report.py styles, in pixels: what is between the margins of a window of 1200, and of its columns.
+WINDOW, FIRST_COLUMN, PADDING, CHARACTER = 1130, 240, 24, 12
+NO_BREAK = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,34 @@ class Table:
         return "\n".join([f"{'#' * level} {self.title}\n", *lines, *([f"\n{self.note}"] if self.note else [])])
 
     def html(self) -> str:
-        def row(tag: str, cells: Iterable[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        def row(tag: str, cells: Sequence[str], block: Iterable[int]) -> str:
+            shown = (html.escape(cells[number]).replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for number in block)
+            return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in shown) + "</tr>"
 
-        body = "\n".join(row("td", cells) for cells in self.rows)
+        def table(block: Sequence[int]) -> str:
+            body = "\n".join(row("td", cells, block) for cells in self.rows)
+            return f"<table>\n{row('th', self.columns, block)}\n{body}\n</table>"
+
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        return f"<div class='wide'><table>\n{row('th', self.columns)}\n{body}\n</table></div>{note}"
+        return "\n".join(map(table, self.blocks())) + note
+
+    def blocks(self) -> list[list[int]]:
+        """The numbers of the columns that a window of 1200 pixels has room for side by side; the first in all blocks.
+
+        A column takes as much as its longest word: cells are broken at blanks, but for those around ±.
+        """
+        blocks: list[list[int]] = []
+        room = 0
+        for number in range(1, len(self.columns)):
+            cells = (self.columns[number], *(row[number] for row in self.rows))
+            words = (word for cell in cells for word in cell.replace(" ± ", "_±_").split())
+            width = PADDING + CHARACTER * max(map(len, words), default=0)
+            if not blocks or width > room:
+                blocks.append([0])
+                room = WINDOW - FIRST_COLUMN
+            blocks[-1].append(number)
+            room -= width
+        return blocks
 
 
 def align(cells: Sequence[str], side: str) -> list[str]:

@@ -1,15 +1,15 @@
-"""One training with Lightning's Trainer, and what is measured of it."""
+"""One training with Lightning's Trainer, and what is measured of it.
+
+Imported when something is trained: Lightning takes seconds to import.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
-import os
 import signal
 import time
 import warnings
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -20,63 +20,17 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 
-from .choices import build_layer, build_optimizer, build_schedules, fill, loss_function
-from .data import DIGITS, PIXELS, Batches, Digits
-from .setting import Setting
+from .choices import ahead, build_optimizer, build_schedules, loss_function
+from .data import Batches, Digits
+from .execution import machines
+from .network import accuracy, build_mlp, limit_norms, warm_up_once
+from .run import ALONE, Execution, Run
+from .setting import Setting, point
+
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # no notes on devices and processes, no tips
 
 PARTS = 10  # of an epoch, whose mean losses are kept
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How trainings are run, which determines no number but times."""
-
-    devices: int = 1
-    strategy: str = "auto"
-    progress: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training and what came out of it."""
-
-    setting: Setting
-    engine: str  # which one of ours ran; empty for torch
-    test_accuracy: float  # percent, after the last epoch
-    train_loss: float  # mean over the last epoch
-    seconds_per_epoch: float  # median over epochs, training only
-    microseconds_per_step: float  # median over steps, `optimizer.step` without forward and backward
-    diverged: bool  # some loss was NaN or infinite
-    test_accuracies: list[float]  # after every epoch
-    epoch_seconds: list[float]
-    losses: list[float]  # means over tenths of an epoch, or over batches where an epoch has fewer than ten
-
-    def seconds_to(self, target: float) -> tuple[int, float] | None:
-        """Epochs and seconds of training until the test accuracy was at least this."""
-        for epoch, accuracy in enumerate(self.test_accuracies, start=1):
-            if accuracy >= target:
-                return epoch, sum(self.epoch_seconds[:epoch])
-        return None
-
-    def flat(self) -> dict[str, Any]:
-        """With the fields of the setting among its own, as tables have it."""
-        row = asdict(self)
-        return row.pop("setting") | row
-
-
-def build_mlp(setting: Setting) -> nn.Sequential:
-    """784 - hidden - 10 with the activation in between; weights from the seed, biases zero."""
-    generator = torch.Generator().manual_seed(setting.seed)
-    of_pixels, of_hidden = setting.dropout
-    layers: list[nn.Module] = [nn.Dropout(of_pixels)] if of_pixels else []
-    for n_in, n_out in pairwise([PIXELS, *setting.hidden]):
-        layer, linear = build_layer(n_in, n_out, setting.activation, setting.library)
-        fill(linear, setting.init, setting.activation, generator)
-        layers += layer if isinstance(layer, nn.Sequential) else [layer]
-        layers += [nn.Dropout(of_hidden)] if of_hidden else []
-    output = nn.Linear([PIXELS, *setting.hidden][-1], DIGITS)
-    fill(output, setting.init, setting.activation, generator)
-    return nn.Sequential(*layers, output)
 
 
 class Classifier(LightningModule):
@@ -86,8 +40,6 @@ class Classifier(LightningModule):
         super().__init__()
         self.mlp, self.optimizer, self.digits, self.setting = mlp, optimizer, digits, setting
         self.loss = loss_function(setting.loss, setting.library)
-        # Nesterov's gradients are those ahead of the parameters.
-        self.where = getattr(optimizer, "lookahead", nullcontext)
         self.losses: list[Tensor] = []
         self.test_accuracies: list[float] = []
         self.step_seconds: list[float] = []
@@ -105,7 +57,7 @@ class Classifier(LightningModule):
     # By default Lightning has `optimizer.step` call the closure, which does forward and backward. Called beforehand, it
     # stays out of the measured time, and so does what Lightning does around it: together more than a small step takes.
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        with self.where():
+        with ahead(self.optimizer):
             optimizer_closure()
         start = time.perf_counter()
         self.optimizer.step()
@@ -121,22 +73,6 @@ class Classifier(LightningModule):
         self.test_accuracies.append(accuracy(self.mlp, self.digits.test_images, self.digits.test_labels))
         if self.setting.stop_at is not None and self.test_accuracies[-1] >= self.setting.stop_at:
             self.trainer.should_stop = True
-
-
-@torch.no_grad()
-def limit_norms(mlp: nn.Sequential, largest: float) -> None:
-    """Shrink the weights into each unit to this norm where they exceed it."""
-    for weight in (parameter for parameter in mlp.parameters() if parameter.ndim == 2):
-        weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=largest))
-
-
-@torch.no_grad()
-def accuracy(mlp: nn.Sequential, images: Tensor, labels: Tensor) -> float:
-    """Percentage of images whose label is the largest output."""
-    mlp.eval()
-    correct = int((mlp(images).argmax(1) == labels).sum())
-    mlp.train()
-    return 100.0 * correct / len(labels)
 
 
 class NamedBar(TQDMProgressBar):
@@ -157,11 +93,6 @@ class NamedBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         return {"loss": f"{module.losses[-1]:.3f}"}
-
-
-def machines() -> int:
-    """How many take part; torchrun tells."""
-    return int(os.environ.get("GROUP_WORLD_SIZE", 1))
 
 
 def fit(classifier: Classifier, execution: Execution, bar: NamedBar | None = None) -> Tensor:
@@ -192,12 +123,13 @@ def fit(classifier: Classifier, execution: Execution, bar: NamedBar | None = Non
             raise KeyboardInterrupt from None
 
 
-def train(setting: Setting, digits: Digits, execution: Execution = Execution(), name: str = "") -> Run:
+def train(setting: Setting, digits: Digits, execution: Execution = ALONE, name: str = "") -> Run:
     """Train one network on digits that are scaled as the setting asks, and measure it.
 
     The runs of a seed are paired: they see the same batches in the same order, and their weights are the same random
     draw, scaled as init and activation ask.
     """
+    warm_up_once(point(setting))
     torch.manual_seed(setting.seed)  # for dropout
     mlp = build_mlp(setting)
     optimizer = build_optimizer(mlp.parameters(), setting.optimizer, setting.library, setting.lr)

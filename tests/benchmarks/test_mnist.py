@@ -27,7 +27,7 @@ FULL_MNIST = ROOT.parent / "shared" / "data"
 with pytest.MonkeyPatch.context() as patch:  # the scripts find their modules beside themselves
     patch.syspath_prepend(ROOT / "benchmarks")
     import make_mnist_subset
-    from suite import choices, command_line, data, training
+    from suite import choices, command_line, data, network, training
     from suite.setting import Setting
 
 
@@ -321,7 +321,7 @@ def test_runs_of_a_seed_start_alike_and_see_the_same_batches(few_digits, monkeyp
 
 def test_activations_of_other_gain_scale_the_same_draw():
     relu, tanh = (
-        training.build_mlp(Setting(hidden=(16,), activation=activation, init="glorot_uniform", seed=3))
+        network.build_mlp(Setting(hidden=(16,), activation=activation, init="glorot_uniform", seed=3))
         for activation in ("relu", "tanh")
     )
     torch.testing.assert_close(relu[0].weight, math.sqrt(2) * tanh[0].weight)

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -735,6 +735,17 @@ def test_goals_are_checked_on_cuda(capsys, script, tmp_path, argv, count):
 
 
 # ---- the order of measuring, and how results are shown
+
+
+def test_no_batch_is_measured_with_a_call_that_builds(helper, monkeypatch):
+    """The first three calls take a second each, as those of an optimizer that has two kernels do."""
+    clock, calls = [0.0], count()
+    monkeypatch.setattr(helper, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def call():
+        clock[0] += 1.0 if next(calls) < 3 else 0.001
+
+    assert helper.calls_per_batch(call, "cpu") == pytest.approx(helper.BATCH_SECONDS / 0.001, abs=1)
 
 
 def test_every_contender_runs_at_every_place_of_a_round(helper):

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from torch_lecture_ops.formula import c_engine, engine
 
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
@@ -24,9 +27,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BENCHMARKS)
     from papers import frame, glorot_2010, larson
-    from suite import choices, command_line, data, execution, pictures, statistics, store, tables, training
+    from suite import choices, command_line, data, execution, network, pictures, statistics, store, tables, training
+    from suite.run import Run
     from suite.setting import Setting, grid, key, labels
-    from suite.training import Run
 
 SMALL = ["--hidden", "8", "--epochs", "1", "--no-progress"]
 
@@ -85,14 +88,14 @@ def complaint(capsys, *argv: str) -> tuple[int, str]:
     ],
 )
 def test_a_choice_has_one_form(kind, text, canonical):
-    assert choices.CHECKS[kind](text) == canonical
-    assert choices.CHECKS[kind](canonical) == canonical
+    check = choices.checked(kind, choices.LIBRARIES)
+    assert check(text) == check(canonical) == canonical
 
 
 @pytest.mark.parametrize("init", [*choices.INITS, "glorot_uniform:mode=backward"])
 @pytest.mark.parametrize("activation", choices.ACTIVATIONS)
 def test_every_init_goes_with_every_activation(activation, init):
-    mlp = training.build_mlp(Setting(activation=activation, init=init, hidden=(12, 6)))
+    mlp = network.build_mlp(Setting(activation=activation, init=init, hidden=(12, 6)))
     assert mlp(torch.rand(3, 784)).shape == (3, 10)
     for name, parameter in mlp.named_parameters():
         if name.endswith("bias"):
@@ -134,9 +137,9 @@ def test_a_schedule_moves_the_learning_rate_and_norms_are_limited(few_digits):
             super().on_train_epoch_start()
             seen.append((self.optimizer.param_groups[0]["lr"], self.optimizer.param_groups[0]["momentum"]))
 
-    mlp = training.build_mlp(setting)
+    mlp = network.build_mlp(setting)
     optimizer = choices.build_optimizer(mlp.parameters(), setting.optimizer, "ours", setting.lr)
-    training.fit(Recorder(mlp, optimizer, few_digits, setting), training.Execution())
+    training.fit(Recorder(mlp, optimizer, few_digits, setting), execution.Execution())
     assert np.allclose(seen, [(0.4, 0.5), (0.2, 0.745)])
     assert max(layer.weight.norm(dim=1).max().item() for layer in mlp if hasattr(layer, "weight")) <= 0.1 + 1e-6
 
@@ -251,8 +254,8 @@ def test_what_is_there_is_not_trained_again(tmp_path, capsys, monkeypatch):
     (tmp_path / store.FILE).write_text("\n".join(lines[:3]) + "\n" + lines[3][:50])  # killed while it wrote
 
     trained = []
-    train = execution.train
-    monkeypatch.setattr(execution, "train", lambda setting, *others: trained.append(setting) or train(setting, *others))
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda setting, *others: trained.append(setting) or train(setting, *others))
     out, err = run(capsys, *argv)
     assert "3 of 4 runs are in" in out
     assert "line 4 damaged" in err
@@ -291,6 +294,112 @@ def test_a_dry_run_says_what_and_how_long_and_leaves_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("optimizer", choices.OPTIMIZERS)
+def test_a_dry_run_knows_every_optimizer(optimizer, tmp_path, capsys):
+    out, _ = run(capsys, "run", *SMALL, "--optimizer", optimizer, "--out", str(tmp_path), "--dry-run")
+    assert "2 runs, of which 0 are in" in out
+
+
+HEAVY = ["lightning", "torchvision", "scipy", "matplotlib", "torch._dynamo"]
+
+
+@pytest.mark.parametrize("script, argv, status", [
+    ("mnist.py", ["--help"], 0),
+    ("mnist.py", ["run", "--optimizer", "adma"], 2),
+    ("mnist.py", ["paper"], 2),
+    ("mnist.py", ["run", "--hidden", "8", "--optimizer", "sgd,nesterov", "--dry-run"], 0),
+    ("mnist.py", ["--hidden", "8", "--dry-run"], 0),
+    ("mnist.py", ["paper", "elu_2015", "--dry-run"], 0),
+    *((script, ["--help"], 0) for script in ("epoch.py", "callbacks.py", "optimizer_step.py", "make_mnist_subset.py")),
+])  # fmt: skip
+@pytest.mark.processes
+def test_what_trains_nothing_waits_for_no_import(script, argv, status, tmp_path):
+    code = f"""import runpy, sys
+sys.path.insert(0, {str(BENCHMARKS)!r}); sys.argv = [{script!r}, *{argv!r}]
+try:
+    runpy.run_path({str(BENCHMARKS / script)!r}, run_name="__main__")
+except SystemExit as exit:
+    print("status", exit.code, "imported", [name for name in {HEAVY} if name in sys.modules])
+else:
+    print("status 0 imported", [name for name in {HEAVY} if name in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"status {status} imported []", done.stdout + done.stderr
+    assert "None" not in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "activation", "init", "loss", "schedule"])
+@pytest.mark.parametrize("argv, libraries", [
+    (["compare"], choices.LIBRARIES), (["run"], ["ours"]), (["run", "--library", "torch"], ["torch"])
+])  # fmt: skip
+def test_a_command_takes_what_it_suggests_and_nothing_else(argv, libraries, kind, capsys):
+    suggested = complaint(capsys, *argv, f"--{kind}", "anything")[1].strip().partition("choose from ")[2].split(", ")
+    if "torch" not in argv:  # --library may follow
+        assert suggested == choices.available(kind, libraries)
+    for name in choices.KNOWN[kind]:
+        if name in choices.available(kind, libraries):
+            assert getattr(command_line.parse_options([*argv[1:], f"--{kind}", name], argv[0]), kind) == [name]
+        else:
+            line = complaint(capsys, *argv, f"--{kind}", name)[1]
+            assert f"torch has no {choices.label(kind, name)}" in line
+            assert line.strip().endswith(f"choose from {', '.join(choices.available(kind, libraries))}")
+
+
+def test_commands_without_their_argument_list_the_choices(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = complaint(capsys, "paper")
+    assert code == 2
+    for name in (*frame.NAMES, "all"):
+        assert name in line
+    code, line = complaint(capsys, "report")
+    assert (code, "train first" in line) == (2, True)
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        store.Store(tmp_path / "runs" / name).append(make_run(), "digits")
+    code, line = complaint(capsys, "report")
+    assert (code, "runs/one, runs/two" in line) == (2, True)
+
+
+@pytest.mark.parametrize("schedule, said", [
+    ("none", None),
+    ("step", "schedule step has no effect yet in 3 epochs: its first change comes after 10"),
+    ("step:every=3", "schedule step:every=3 has no effect yet in 3 epochs: its first change comes after 3"),
+    ("step:every=2", None),
+    ("annealing", None),
+    ("exponential:k=0", "its first change comes after more than 1003"),
+    ("step:every=7:per=batch", "schedule step:every=7:per=batch has no effect yet in 6 batches"),
+    ("step:every=5:per=batch", None),
+    ("inverse+step", "schedule step has no effect yet"),
+])  # fmt: skip
+def test_a_schedule_that_changes_nothing_yet_is_named(schedule, said, few_digits):
+    plan = grid(Setting(epochs=3, batch_size=128), dict(schedule=["none", schedule], optimizer=["sgd", "adam"]), [0, 1])
+    lines = execution.idle_schedules(plan, few_digits)
+    assert len(lines) == (said is not None)
+    assert all(said in line for line in lines)
+
+
+def test_a_schedule_that_changes_nothing_yet_is_named_before_the_training(tmp_path, capsys):
+    out, _ = run(capsys, "run", *SMALL, "--optimizer", "sgd", "--schedule", "none,step", "--out", str(tmp_path))
+    assert out.startswith("schedule step has no effect yet in 1 epochs")
+
+
+@pytest.mark.parametrize("schedule", ["none", "annealing:start=0"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nesterov"])
+def test_no_step_of_a_training_builds_a_kernel(optimizer, schedule, few_digits, monkeypatch):
+    """Nor an epoch: kernels are built before the first one."""
+    events = []
+    engine._kernel_or_reason.cache_clear()
+    monkeypatch.setattr(c_engine, "load", lambda source, load=c_engine.load: events.append("built") or load(source))
+    start = training.Classifier.on_train_epoch_start
+    monkeypatch.setattr(
+        training.Classifier, "on_train_epoch_start", lambda self: events.append("started") or start(self)
+    )
+    network.warm_up_once.cache_clear()
+    setting = Setting(optimizer=optimizer, schedule=schedule, lr=0.01, hidden=(8,), epochs=3, batch_size=256)
+    ran = training.train(setting, few_digits)
+    assert ran.engine != "c" or "built" in events
+    assert "built" not in events[events.index("started") :]
 @pytest.mark.parametrize(
     "command, options, said",
     [
@@ -365,14 +474,14 @@ def test_a_disk_that_is_full_takes_one_line(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_prints_the_table_so_far(tmp_path, capsys, monkeypatch):
-    train = execution.train
+    train = training.train
 
     def interrupted(setting, *others):
         if setting.seed == 1:
             raise KeyboardInterrupt
         return train(setting, *others)
 
-    monkeypatch.setattr(execution, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     argv = ["run", *SMALL, "--optimizer", "sgd,adam", "--seeds", "3", "--out", str(tmp_path)]
     out, err = run(capsys, *argv, status=130)
     assert "interrupted; runs finished: 2" in err
@@ -433,11 +542,70 @@ def test_a_heat_map_averages_over_all_else():
         for optimizer in ("sgd", "adam") for activation in accuracy for lr in (0.1, 0.3) for seed in (0, 1)
     ]  # fmt: skip
     maps = {panel.get_title(): panel for panel in pictures.heat_maps(runs).axes if panel.get_title()}
-    shown = {title: [text.get_text() for text in panel.texts] for title, panel in maps.items()}
+    shown = {tuple(title.split("\n")): [text.get_text() for text in panel.texts] for title, panel in maps.items()}
+    over = [f"Test accuracy, %: optimizer and {axis} (× diverged)" for axis in ("lr", "activation")]
     assert shown == {
-        "Test accuracy, %: optimizer and lr (× diverged)": ["85.5", "×", "75.5", "×"],
-        "Test accuracy, %: optimizer and activation (× diverged)": ["90.5 ×", "80.5 ×", "80.5 ×", "70.5 ×"],
+        (over[0], "mean over activation, seed"): ["85.5", "×", "75.5", "×"],
+        (over[1], "mean over lr, seed"): ["90.5 ×", "80.5 ×", "80.5 ×", "70.5 ×"],
     }
+
+
+def varied_runs(count: int) -> list[Run]:
+    """Of so many learning rates and of activations with long names, two seeds each."""
+    return [
+        make_run(90.0 + seed, seed=seed, lr=float(f"{0.001 * 1.3**number:.3g}"), activation=activation)
+        for activation in ("relu", "leakyrelu:negative_slope=0.25")
+        for number in range(count)
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("draw", [
+    pictures.loss_curves,
+    pictures.learning_rates,
+    lambda runs: pictures.target_profile(runs, [85.0, 90.5]),
+    lambda runs: pictures.compared_losses([replace(run, setting=replace(run.setting, library=library))
+                                           for run in runs for library in choices.LIBRARIES]),
+])  # fmt: skip
+def test_curves_say_what_they_average_and_a_legend_covers_no_data(draw):
+    with pictures.theme("light"):
+        figure = draw(varied_runs(4))
+        figure.draw_without_rendering()
+    said = [panel.get_title() for panel in figure.axes] + ([figure.get_suptitle()] if figure.get_suptitle() else [])
+    assert "mean over 2 seeds" in " ".join(said) or all("seeds" in panel.get_ylabel() for panel in figure.axes)
+    legends = [*figure.legends, *(panel.get_legend() for panel in figure.axes if panel.get_legend())]
+    assert legends
+    whole = figure.bbox.padded(1)
+    for legend in legends:
+        extent = legend.get_window_extent()
+        assert whole.x0 <= extent.x0 < extent.x1 <= whole.x1
+        assert whole.y0 <= extent.y0 < extent.y1 <= whole.y1
+        assert not any(extent.overlaps(panel.bbox) for panel in figure.axes if panel.get_visible())
+
+
+def test_every_table_of_a_page_fits_into_a_window_of_1200_pixels():
+    """By the widths of DejaVu Sans, which is wider than what browsers take, for words that cannot be broken."""
+    from matplotlib.textpath import TextPath
+
+    @cache
+    def width(text: str) -> float:
+        return TextPath((0, 0), text.replace("\u00a0", " "), size=0.85 * 22).get_extents().width if text else 0.0
+
+    runs = [*varied_runs(13), make_run(80.0, diverged=True, seed=0, lr=1.0), make_run(80.0, seed=1, lr=1.0)]
+    both = [replace(run, setting=replace(run.setting, library=one)) for run in runs for one in choices.LIBRARIES]
+    targets = [float(target) for target in range(80, 92)]
+    made = [tables.comparison(both, "interval"), tables.ranking(runs), tables.sensitivity(runs)]
+    for table in (*made, tables.time_to_target(runs, targets)):
+        seen = set()
+        for block in re.findall("<table>(.*?)</table>", table.html(), re.DOTALL):
+            rows = [re.findall("<t[hd]>(.*?)</t[hd]>", row) for row in re.findall("<tr>(.*?)</tr>", block)]
+            columns = list(zip(*rows, strict=True))
+            seen.update(columns[1:])
+            words = [re.split("[ \\n]", " ".join(column)) for column in columns[1:]]
+            padding = 2 * 0.6 * 0.85 * 22
+            inner = 12 * 0.85 * 22 + padding + sum(max(map(width, column)) + padding for column in words)
+            assert inner <= 1200 - 2 * 1.5 * 16 - 17  # margins and a scroll bar
+        assert len(seen) >= len(set(zip(*(row[1:] for row in table.rows), strict=True)))
 
 
 def test_bands_of_the_sensitivity_stay_between_0_and_100():
@@ -464,6 +632,25 @@ def test_a_papers_table_is_complete_and_its_grid_can_be_built(name, few_digits):
         assert sum(map(len, plan.values())) == budget.seeds * len(table.rows)
     for row in table.rows:
         assert row.published is None or row.low <= row.published <= row.high
+
+
+def test_algoperfs_pixels_and_target_are_the_workloads():
+    pixels = torch.tensor([[0, 1, 128, 255]])
+    digits = data.Digits(pixels.float() / 255, torch.tensor([0]), pixels.float() / 255, torch.tensor([0]))
+    torch.testing.assert_close(digits.scaled("algoperf").train_images, (pixels.float() - 0.1307) / 0.3081)
+
+    table = frame.load("algoperf_mnist")
+    by_label = {row.label: row.setting for row in table.rows}
+    assert (by_label["Adam"].scale, by_label["Adam"].batch_size) == ("algoperf", 1024)
+    assert (by_label["Adam, standard pixels"].scale, by_label["Adam, standard pixels"].batch_size) == ("standard", 64)
+    reached = {accuracy: math.isfinite(table.measure(make_run(accuracy))) for accuracy in (97.0, 100 * 9701 / 10_000)}
+    assert list(reached.values()) == [False, True]  # more than 97 %
+
+
+def test_lecuns_initialization_has_its_variance():
+    weight = choices.lecun_normal_(torch.empty(300, 400), "sigmoid", generator=torch.Generator().manual_seed(0))
+    assert weight.var().item() == pytest.approx(1 / 400, rel=0.02)
+    assert weight.abs().max().item() <= 2 / math.sqrt(400) / 0.8796
 
 
 def test_a_paper_is_reproduced_in_small(tmp_path, capsys):

@@ -96,6 +96,34 @@ def test_the_rows_of_a_convolutional_network(train, kit):
     assert list(record["network.6"]) == STATISTICS
 
 
+def conv1d(x):
+    """One of two channels is zero."""
+    return F.conv1d(x, torch.tensor([[[1.0]], [[0.0]]]))
+
+
+LAST = torch.eye(6)[:1]  # of six features the first alone is not zero
+
+# What computes before a ReLU, from (2, 1, 6) to (2, 2, 6), and the fraction of its units that are dead.
+UNITS = {
+    "convolution": (conv1d, 1 / 2),
+    "transposed": (lambda x: F.conv_transpose1d(x, torch.tensor([[[1.0], [0.0]]])), 1 / 2),
+    "features, then convolution": (lambda x: conv1d(F.linear(x, torch.eye(6))), 1 / 2),
+    "linear": (lambda x: F.linear(conv1d(x) + 1, LAST.T @ LAST), 5 / 6),
+    "matrix": (lambda x: (conv1d(x) + 1) @ LAST.T @ LAST, 5 / 6),
+    "einsum": (lambda x: torch.einsum("ijk,kl->ijl", conv1d(x) + 1, LAST.T @ LAST), 5 / 6),
+    "LSTM": (lambda x: nn.LSTM(6, 6)(conv1d(x))[0].abs() * LAST, 5 / 6),
+    "attention": (lambda x: nn.MultiheadAttention(6, 1)(*[conv1d(x)] * 3)[0].abs() * LAST, 5 / 6),
+}
+
+
+@pytest.mark.parametrize("compute, dead", UNITS.values(), ids=UNITS)
+def test_units_are_those_of_who_computed_last(compute, dead):
+    """Channels after a convolution, wherever it is called; entries of the last dimension after all else."""
+    with torch.no_grad(), activation_monitor.Activations(nn.Identity()) as activations:
+        F.relu(compute(torch.arange(1.0, 13.0).reshape(2, 1, 6)))
+    assert activations.rows["relu"][-1] == pytest.approx(dead)
+
+
 def test_time_goes_on(train, kit):
     """The record of step 0 is that of the network before training, the last one that after its last step."""
     model, probe = kit.Classifier(), kit.x[:20]
@@ -161,18 +189,35 @@ def test_before_training_it_is_the_initial_weights(train, kit):
         train(ActivationMonitor(), model)
 
 
-def test_an_output_may_saturate(train, kit):
+ENDS = {
+    "module": nn.Sigmoid(),
+    "function": torch.sigmoid,
+    "a view of it": lambda z: z.unsqueeze(1).sigmoid().flatten(),
+    "in a dictionary": lambda z: {"p": z.sigmoid(), "z": z},
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_an_output_may_saturate(train, kit, end):
+    """(Warnings are errors here.)"""
+
     class Yes(kit.Classifier):
+        def forward(self, x):
+            return end(self.network(x))
+
         def training_step(self, batch, batch_idx):
-            return F.binary_cross_entropy(self(batch[0]), (batch[1] > 0).float())
+            a = self(batch[0])
+            return F.binary_cross_entropy(a["p"] if isinstance(a, dict) else a, (batch[1] > 0).float())
 
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid(), nn.Flatten(0))
+    model = Yes(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0)))
+    if isinstance(end, nn.Module):
+        model.end = end
     with torch.no_grad():
-        network[2].bias.fill_(9.0)
+        model.network[2].bias.fill_(9.0)
     monitor = ActivationMonitor(max_dead=1.0)
-    train(monitor, Yes(network))
-    assert monitor.history[0][1]["network.3"]["saturated"] == 1.0
+    train(monitor, model)
+    assert list(monitor.history[0][1].values())[-1]["saturated"] == 1.0
 
 
 def test_a_resumed_training_does_not_repeat_itself(train, kit, tmp_path):
@@ -200,26 +245,121 @@ class Functional(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+# How it is called, the name of the row, and the module that does the same.
 CALLS = {
-    "F.relu": (F.relu, "relu"),
-    "torch.relu": (torch.relu, "relu"),
-    "Tensor.relu": (lambda x: x.relu(), "relu"),
-    "Tensor.relu_": (lambda x: x.relu_(), "relu"),
-    "F.leaky_relu": (F.leaky_relu, "leaky_relu"),
-    "torch.tanh": (torch.tanh, "tanh"),
-    "ours": (torch_lecture_ops.nn.functional.silu, "silu"),
-    "x * sigmoid": (lambda x: x * x.sigmoid(), "sigmoid"),
+    "F.relu": (F.relu, "relu", nn.ReLU()),
+    "F.relu in place": (lambda x: F.relu(x, inplace=True), "relu", nn.ReLU()),
+    "F.relu_": (F.relu_, "relu", nn.ReLU()),
+    "torch.relu": (torch.relu, "relu", nn.ReLU()),
+    "torch.relu_": (torch.relu_, "relu", nn.ReLU()),
+    "Tensor.relu": (lambda x: x.relu(), "relu", nn.ReLU()),
+    "Tensor.relu_": (lambda x: x.relu_(), "relu", nn.ReLU()),
+    "ours relu": (torch_lecture_ops.nn.functional.relu, "relu", nn.ReLU()),
+    "ours silu": (torch_lecture_ops.nn.functional.silu, "silu", nn.SiLU()),
+    "ours elu": (lambda x: torch_lecture_ops.nn.functional.elu(x, 0.5), "elu", nn.ELU(0.5)),
+    "ours maxout": (lambda x: torch_lecture_ops.nn.functional.maxout(x.repeat(1, 2), 2), "maxout", None),
+    "F.leaky_relu": (F.leaky_relu, "leaky_relu", nn.LeakyReLU()),
+    "torch.tanh": (torch.tanh, "tanh", nn.Tanh()),
+    "F.tanh": (F.tanh, "tanh", nn.Tanh()),
+    "torch.sigmoid": (torch.sigmoid, "sigmoid", nn.Sigmoid()),
+    "Tensor.sigmoid_": (lambda x: x.sigmoid_(), "sigmoid", nn.Sigmoid()),
+    "x * sigmoid": (lambda x: x * x.sigmoid(), "sigmoid", nn.Sigmoid()),
+    "F.elu, alpha": (lambda x: F.elu(x, 0.5), "elu", nn.ELU(0.5)),
+    "F.elu, alpha by name": (lambda x: F.elu(alpha=0.5, input=x), "elu", nn.ELU(0.5)),
+    "F.elu": (F.elu, "elu", nn.ELU()),
+    "torch.celu": (lambda x: torch.celu(x, 0.5), "celu", nn.CELU(0.5)),
+    "F.hardtanh": (lambda x: F.hardtanh(x, -0.5, max_val=0.25), "hardtanh", nn.Hardtanh(-0.5, 0.25)),
+    "F.hardtanh_": (lambda x: F.hardtanh_(x, -0.5, 0.25), "hardtanh", nn.Hardtanh(-0.5, 0.25)),
+    "F.relu6": (F.relu6, "relu6", nn.ReLU6()),
+    "F.hardsigmoid": (F.hardsigmoid, "hardsigmoid", nn.Hardsigmoid()),
+    "F.logsigmoid": (F.logsigmoid, "log_sigmoid", nn.LogSigmoid()),
 }
 
 
-@pytest.mark.parametrize("call, name", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("act", [None, nn.Tanh, torch_lecture_ops.nn.Tanh], ids=["alone", "torch", "ours"])
-def test_activations_called_as_functions_are_named(train, call, name, act):
+@pytest.mark.parametrize("call, name, same", CALLS.values(), ids=CALLS)
+def test_activations_called_as_functions_have_rows(train, kit, call, name, same):
+    """The numbers of a function are those of the module that does the same."""
+    monitor, model = ActivationMonitor(kit.x, max_saturated=1.0, max_dead=1.0), Functional(call, nn.Tanh())
+    with torch.no_grad():
+        model.linear.weight.mul_(5.0)
+        z = model.linear(kit.x)
+    train(monitor, model)
+    assert [list(record) for _, record in monitor.history] == [[name, "act"]] * 5
+    if same is not None:
+        expected = activation_statistics(same(z), flat_of(same), -1).tolist()
+        assert list(monitor.history[0][1][name].values()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_every_function_is_known(train, name):
+    spelled = {"LeakyReLU": "leaky_relu", "LogSigmoid": "logsigmoid"}.get(name, name.lower())
+    function = getattr(F, spelled, None) or getattr(torch_lecture_ops.nn.functional, spelled)
+    arguments = {"prelu": (torch.ones(1),), "maxout": (1,)}.get(spelled, ())
+    monitor = ActivationMonitor(max_saturated=1.0, max_dead=1.0)
+    train(monitor, Functional(lambda x: function(x, *arguments)), max_steps=2)
+    assert [[row.replace("_", "") for row in record] for _, record in monitor.history] == [[name.lower()]] * 2
+
+
+class Block(nn.Module):
+    """Functions and a module of the same name."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.relu = nn.Linear(6, 6), nn.ReLU()
+
+    def forward(self, x):
+        return torch.tanh(F.relu(self.relu(F.relu(self.linear(x)))))
+
+
+def test_rows_have_the_names_of_who_calls(train, kit):
+    class Net(kit.Classifier):
+        def forward(self, x):
+            return self.network(F.relu(x))[:, :3].relu()
+
+    shared = Block()
+    network = nn.Sequential(shared, nn.ModuleDict({"inner": Block()}).inner, shared)
+    monitor = ActivationMonitor(max_saturated=1.0, max_dead=1.0)
+    train(monitor, Net(network), max_steps=2)
+    blocks = [
+        *("network.0.relu", "network.0.relu(2)", "network.0.relu(3)", "network.0.tanh"),
+        *("network.1.relu", "network.1.relu(2)", "network.1.relu(3)", "network.1.tanh"),
+        *("network.0.relu(4)", "network.0.relu(5)", "network.0.relu(6)", "network.0.tanh(2)"),
+    ]
+    assert [list(record) for _, record in monitor.history] == [["relu", *blocks, "relu(2)"]] * 2
+
+
+def test_a_caller_that_fails_is_left(train, kit):
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise NotImplementedError
+
+    class Tries(kit.Classifier):
+        def forward(self, x):
+            try:
+                return self.fails(x)
+            except NotImplementedError:
+                return F.relu(self.network(x))
+
+    model = Tries(nn.Linear(6, 3))
+    model.fails = nn.Sequential(Fails())
     monitor = ActivationMonitor(max_dead=1.0)
-    expected = rf"ActivationMonitor: Functional\.forward applies {name} \(1 x\) as a function, .* use a module"
-    with pytest.warns(UserWarning, match=expected):
-        train(monitor, Functional(call, act and act()))
-    assert [set(record) for _, record in monitor.history] == ([{"act"}] * 5 if act else [])
+    train(monitor, model)
+    assert list(monitor.history[0][1]) == ["relu"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_part_is_not_seen(train, kit):
+    network = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.ReLU())), nn.Linear(8, 3), nn.Tanh())
+    monitor = ActivationMonitor(max_saturated=1.0)
+    train(monitor, kit.Classifier(network))
+    assert list(monitor.history[0][1]) == ["network.2"]
+
+
+@pytest.mark.parametrize("call", [lambda x: x.long().relu(), lambda x: torch.relu(x[:0])], ids=["integers", "empty"])
+def test_what_has_no_statistics_has_no_row(train, call):
+    monitor = ActivationMonitor(max_saturated=1.0, max_dead=1.0)
+    train(monitor, Functional(lambda x: call(x).sum() + x, nn.Tanh()))
+    assert list(monitor.history[0][1]) == ["act"]
 
 
 def test_modules_are_not_taken_for_functions(train, kit):
@@ -228,7 +368,7 @@ def test_modules_are_not_taken_for_functions(train, kit):
 
 
 def test_a_model_without_activations(train):
-    with pytest.raises(MisconfigurationException, match=r"must run an activation module, .* but ran none"):
+    with pytest.raises(MisconfigurationException, match=r"must run an activation module, .* F.relu, but ran none"):
         train(ActivationMonitor(), Functional(lambda x: 2 * x))
 
 

@@ -309,6 +309,120 @@ def test_all_together(train):
     assert len({key.split("/")[0] for key in trainer.callback_metrics}) == len(monitors)
 
 
+# ---------------------------------------------------------------- several of a class
+
+# Monitor, its arguments, and the same with one of them changed.
+OTHERS = [
+    *((cls, options, options | dict(log_every_n_steps=4)) for cls, options in CASES),
+    *((cls, options, options | dict(name="other")) for cls, options in CASES),
+    (callbacks.ActivationMonitor, {}, dict(max_dead=0.9)),
+    (callbacks.ActivationMonitor, {}, dict(max_saturated=0.9)),
+    (callbacks.ActivationMonitor, {}, dict(probe=torch.ones(4, 6))),
+    (callbacks.ActivationMonitor, dict(probe=torch.zeros(4, 6)), dict(probe=torch.ones(4, 6))),
+    (callbacks.ActivationMonitor, dict(probe=[torch.ones(4, 6)]), dict(probe={"x": torch.ones(4, 6)})),
+    (callbacks.GradientMonitor, {}, dict(bins=5)),
+    (callbacks.GradientMonitor, dict(of="outputs"), dict(of="outputs", band=(1e-4, 1e4))),
+    (callbacks.UpdateRatioMonitor, {}, dict(band=(-6.0, 0.0))),
+    (callbacks.EffectiveLearningRateMonitor, {}, dict(least=0.1)),
+]
+two = pytest.mark.parametrize("cls, one, other", OTHERS, ids=lambda value: getattr(value, "__name__", ""))
+
+
+@wild
+@pytest.mark.filterwarnings("ignore:layer")
+@two
+def test_two_of_a_class(train, rows, tmp_path, cls, one, other):
+    """Each has its own rows in the log, and its own history when it is resumed, in any order."""
+    first, second = cls(**one), cls(**other)
+    trainer = train([first, second])
+    assert first.name == cls(**one).name
+    assert second.name == other.get("name", f"{first.name}(2)")
+    for monitor in (first, second):
+        logged = {row["step"] for row in rows(trainer, monitor.name)}
+        assert logged == {step for step, _ in monitor.history} >= {3, 7}
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    again, back = cls(**other), cls(**one)
+    train([again, back], ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
+    assert again.history[: len(second.history)] == second.history
+    assert back.history[: len(first.history)] == first.history
+    assert {step for step, _ in back.history} >= {3, 7, 11, 15}
+
+
+def test_three_of_a_name(train):
+    monitors = [callbacks.UpdateRatioMonitor(name="size"), callbacks.GradientMonitor(name="size")]
+    monitors += [callbacks.UpdateRatioMonitor(), callbacks.UpdateRatioMonitor(name="size", log_every_n_steps=1)]
+    trainer = train(monitors, max_steps=2)
+    names = [monitor.name for monitor in monitors]
+    assert names == ["size", "size(2)", "UpdateRatioMonitor", "size(3)"]
+    assert {key.partition("/")[0] for key in trainer.callback_metrics} == set(names)
+    train(monitors[1], max_steps=2)  # alone, it has the name for itself
+    assert monitors[1].name == "size"
+
+
+@each
+def test_two_of_a_class_with_the_same_arguments(train, cls, options):
+    with pytest.raises(RuntimeError, match=f"more than one stateful callback of type `{cls.__name__}`"):
+        train([cls(**options), cls(**options)])
+
+
+@each
+@pytest.mark.parametrize("name", ["", 3])
+def test_names_have_letters(cls, options, name):
+    with pytest.raises(ValueError, match=f"{cls.__name__}: name must be a string, not empty, or None .* got {name!r}"):
+        cls(name=name, **options)
+
+
+def test_probes_are_told_apart_by_their_numbers():
+    probes = [
+        *(torch.zeros(4, 2), torch.ones(4, 2), torch.zeros(2, 4), torch.zeros(4, 2, dtype=torch.float64)),
+        *(torch.ones(4, 2, dtype=torch.bfloat16), torch.tensor([True]), torch.tensor(1.0), torch.zeros(0, 2)),
+        *(torch.ones(2, dtype=torch.complex64).conj(), torch.eye(3).to_sparse(), torch.empty(3, device="meta")),
+        *((torch.ones(1), 0.5), (torch.ones(1), 1.5), {"x": torch.ones(1), "mode": "a"}, {"x": torch.ones(1)}),
+    ]
+    keys = [callbacks.ActivationMonitor(probe).state_key for probe in probes]
+    assert len(set(keys)) == len(probes)
+    assert keys == [callbacks.ActivationMonitor(probe).state_key for probe in probes]
+
+
+# The keys of checkpoints that were written when arguments had no part in them, but for `of`.
+@each
+def test_the_key_of_old_checkpoints(cls, options):
+    old = f"GradientMonitor{{'of': '{options.get('of', 'weights')}'}}"
+    assert cls(**options).state_key == (old if cls is callbacks.GradientMonitor else cls.__name__)
+
+
+@wild
+@two
+@pytest.mark.filterwarnings("ignore:layer")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # Lightning asks for the one that is gone
+def test_a_training_is_resumed_with_other_arguments(train, tmp_path, cls, one, other):
+    """From an old checkpoint, whose key is that of defaults, as from a new one."""
+    first = cls(**one)
+    train(first).save_checkpoint(tmp_path / "last.ckpt")
+    second, of_another_kind = cls(**other), callbacks.GradientMonitor(of="outputs" if one == {} else "weights")
+    train([of_another_kind, second], ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
+    assert second.history[: len(first.history)] == first.history
+    assert len(second.history) > len(first.history)
+    assert of_another_kind.history[0][0] > 7
+
+
+@pytest.mark.filterwarnings("ignore:parameter network", "ignore:Be aware that when using `ckpt_path`")
+def test_a_history_has_one_heir(train, tmp_path):
+    """It goes to the monitor that it is of, else to the first, and to none if it could be either of two."""
+    Monitor = callbacks.UpdateRatioMonitor
+    train(Monitor()).save_checkpoint(tmp_path / "one.ckpt")
+    train([Monitor(), Monitor(name="b")]).save_checkpoint(tmp_path / "two.ckpt")
+    for path, monitors, inherits in [
+        ("one.ckpt", [Monitor(name="new"), Monitor()], [False, True]),
+        ("one.ckpt", [Monitor(name="new"), Monitor(name="newer")], [True, False]),
+        ("two.ckpt", [Monitor(name="new")], [False]),
+        ("two.ckpt", [Monitor(name="new"), Monitor(name="b")], [True, True]),
+    ]:
+        train(monitors, ckpt_path=tmp_path / path, max_epochs=2)
+        assert [monitor.history[0][0] < 8 for monitor in monitors] == inherits
+
+
 def test_optimizers_of_another_kind(train, kit, monkeypatch):
     from lightning.pytorch import Trainer
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import pwd
 import shutil
 import signal
 import stat
@@ -256,7 +257,9 @@ def test_a_folder_that_others_can_write_to_is_refused(probe, tmp_path, mode):
     folder = tmp_path / "torch_lecture_ops"
     folder.mkdir()
     folder.chmod(mode)
-    assert_fallback(probe(XDG_CACHE_HOME=tmp_path), str(folder), "can be written by others", "chmod 700")
+    permissions = stat.filemode(folder.stat().st_mode)
+    said = f"permissions are {permissions}", f"chmod 700 {folder}", "set XDG_CACHE_HOME"
+    assert_fallback(probe(XDG_CACHE_HOME=tmp_path), str(folder), "can be written by others", *said)
     assert files_of(tmp_path) == []
     folder.chmod(0o700)
     assert_compiled(probe(XDG_CACHE_HOME=tmp_path))
@@ -276,7 +279,36 @@ def test_a_folder_of_another_user_is_refused(probe, tmp_path):
     folder = tmp_path / "torch_lecture_ops"
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)
-    assert_fallback(probe(XDG_CACHE_HOME=tmp_path), str(folder), "can be written by others")
+    said = f"{folder} belongs to user 12345, and this is user {pwd.getpwuid(0).pw_name}", f"chown -R 0 {folder}"
+    assert_fallback(probe(XDG_CACHE_HOME=tmp_path), "can be written by others", "set XDG_CACHE_HOME", *said)
+
+
+@pytest.mark.parametrize("there", ["the folder", "its parent", "nothing"])
+def test_whose_the_folder_is_and_what_to_do(monkeypatch, tmp_path, there):
+    """For another user, as whom this process is only taken here."""
+    owner = c_compiler._user(os.getuid())
+    monkeypatch.setattr(c_compiler.os, "getuid", lambda: 12345)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "torch_lecture_ops"
+    if there == "nothing":
+        (tmp_path / "cache").touch()  # nobody, not even root, creates folders below a file
+        whose = tmp_path / "cache"
+    else:
+        folder.mkdir(parents=True)
+        whose = folder
+    if there == "its parent":
+        folder.rmdir()
+        whose = folder.parent
+        monkeypatch.setattr(c_compiler.Path, "mkdir", denied)
+    with pytest.raises(c_compiler.EngineUnavailable) as caught:
+        c_compiler._cache_folder()
+    assert f"{whose} belongs to {owner}, and this is user 12345; set XDG_CACHE_HOME to a folder of your own" in str(
+        caught.value
+    )
+
+
+def denied(folder, *args, **options):
+    raise PermissionError(13, "Permission denied", str(folder))
 
 
 @pytest.mark.needs_compiler

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from torch_lecture_ops import nn as ours
 from torch_lecture_ops.functions.operation import IS_TORCH_2_11
-from torch_lecture_ops.nn import replace, replace_activations
+from torch_lecture_ops.nn import replace, replace_activations, restore_activations
 
 # torch's class, its arguments
 ROWS = [
@@ -82,6 +82,59 @@ def test_all_but_the_class_is_kept(name, options):
     assert vars(module).keys() == before.keys()
     assert all(vars(module)[key] is value for key, value in before.items())
     assert repr(module) == text
+
+
+@EACH_ROW
+def test_ours_is_an_instance_of_torchs(name, options):
+    assert isinstance(getattr(ours, name)(**options), getattr(nn, name))
+
+
+@EACH_ROW
+def test_restored_it_is_what_it_was(name, options):
+    module = built(name, options).eval()
+    before = dict(vars(module))
+    assert restore_activations(replace_activations(module)) is module
+    assert type(module) is getattr(nn, name)
+    assert vars(module) == before
+    made = restore_activations(getattr(ours, name)(**options))  # one that never was torch's
+    assert type(made) is getattr(nn, name)
+    assert vars(made).keys() == vars(getattr(nn, name)(**options)).keys()
+
+
+def test_what_torch_does_not_have_is_not_restored():
+    class Mine(ours.Tanh):
+        pass
+
+    for module in (ours.Affine(2.0), ours.Maxout(2, 3), ours.ReLU(subgradient=0.5), Mine()):
+        before = type(module), repr(module)
+        restore_activations(module)
+        assert (type(module), repr(module)) == before
+
+
+def test_restored_models_can_be_scripted():
+    model = nn.Sequential(nn.Linear(3, 3), *(built(name, options) for name, options in ROWS if name != "PReLU")).float()
+    x = torch.randn(5, 3)
+    expected = model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        scripted = torch.jit.script(restore_activations(replace_activations(model)))
+    torch.testing.assert_close(scripted(x), expected)
+
+
+@pytest.mark.parametrize(("name", "number"), [("LeakyReLU", "negative_slope"), ("ELU", "alpha")])
+def test_the_output_can_be_what_is_saved(name, number):
+    model = nn.Sequential(getattr(nn, name)(), nn.ReLU())
+    assert replace_activations(model, save="output") is model
+    assert model[0].save == "output"
+    assert type(model[1]) is ours.ReLU
+    assert "save" not in vars(restore_activations(model)[0])
+    model = nn.Sequential(nn.ReLU(), getattr(nn, name)(-0.5))
+    text = rf"^replace_activations: {name}\({number}=-0.5\): save='output' needs {number} >= 0, got -0.5"
+    with pytest.raises(ValueError, match=text):
+        replace_activations(model, save="output")
+    assert type(model[0]) is nn.ReLU
+    with pytest.raises(ValueError, match="save must be 'input' or 'output', got 'nothing'"):
+        replace_activations(model, save="nothing")
 
 
 @EACH_ROW

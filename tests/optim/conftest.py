@@ -308,6 +308,13 @@ def give_gradients(step, *models, without=()):
             p.grad = None if number in without else gradient.to(p.device)
 
 
+def step(optimizer):
+    """A step with the gradients that there are, as if they were those of the point ahead that Nesterov asks for."""
+    with optimizer.lookahead() if isinstance(optimizer, optim.Nesterov) else nullcontext():
+        pass
+    optimizer.step()
+
+
 def entries(params, optimizer):
     """Name -> number of the parameter -> tensor, for the parameters and every entry of their state."""
     columns = {"param": {number: p.detach() for number, p in enumerate(params)}}
@@ -352,6 +359,7 @@ def table():
         values=values,
         parameters=parameters,
         give_gradients=give_gradients,
+        step=step,
         entries=entries,
         flat=flat,
         distance=distance,

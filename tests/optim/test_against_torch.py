@@ -164,7 +164,11 @@ def test_every_class_that_torch_has_too_is_in_the_table(table):
 
 # What every class of ours has; in torch, only some have the first two.
 EVERYWHERE = {"fused": None, "decoupled_weight_decay": False, "form": "torch", "kahan": False}
-ADDED = {"AdamW": {"decoupled_weight_decay": True}, "Adagrad": {"gamma": 1.0}}
+ADDED = {
+    "AdamW": {"decoupled_weight_decay": True},
+    "Adagrad": {"gamma": 1.0},
+    "RMSprop": {"initial_accumulator_value": 0.0},
+}
 
 
 def test_signature_is_torchs(name):

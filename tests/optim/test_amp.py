@@ -1,6 +1,7 @@
 """Scaled losses, clipped gradients, and Lightning's mixed precision around the optimizers."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -188,7 +189,21 @@ def _fit(lightning):
             optimizer = self.make(self.parameters())
             return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
 
-    def fit(make, epochs=3, resume=None, **settings):
+    class Manual(Module):
+        """Optimizes by hand, with the optimizer as Lightning wraps it, which gives each step a closure."""
+
+        def __init__(self, make, context):
+            super().__init__(make)
+            self.automatic_optimization, self.context = False, context
+
+        def training_step(self, batch, number):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            with self.context(optimizer):
+                self.manual_backward(super().training_step(batch, number))
+            optimizer.step()
+
+    def fit(make, epochs=3, resume=None, by_hand=None, **settings):
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=epochs,
@@ -199,7 +214,7 @@ def _fit(lightning):
             **settings,
         )
         batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), batch_size=8)
-        trainer.fit(Module(make), batches, ckpt_path=resume)
+        trainer.fit(Manual(make, by_hand) if by_hand else Module(make), batches, ckpt_path=resume)
         return trainer
 
     return fit
@@ -268,20 +283,76 @@ def test_lightning_evaluates_nesterov_ahead(form, asked, fit):
 
 
 @quiet
-@pytest.mark.parametrize("settings", [dict(precision="bf16-mixed"), dict(accumulate_grad_batches=3)], ids=str)
-def test_lightning_trains_nesterov(settings, fit):
-    """Of accumulated batches only the last is evaluated ahead: the others are none of the optimizer's business."""
-    trainer = fit(lambda params: optim.Nesterov(params, lr=0.05, fused=True), epochs=6, **CLIPPED, **settings)
+def test_lightning_trains_nesterov(fit):
+    make = partial(optim.Nesterov, lr=0.05, fused=True)
+    trainer = fit(make, epochs=6, precision="bf16-mixed", **CLIPPED)
     losses = [sum(loss_of(model, step).item() for step in range(6)) for model in (network(), trainer.model.network)]
     assert losses[1] < 0.9 * losses[0]
 
 
 @quiet
+def test_lightning_optimizes_nesterov_by_hand(fit):
+    """By the look ahead of Lightning's wrapper; without it the closure that does nothing is refused."""
+    make = partial(optim.Nesterov, lr=0.05, momentum=0.5)
+    trainer = fit(make, by_hand=lambda optimizer: optimizer.lookahead())
+    model = network()
+    optimizer = make(model.parameters())
+    for step in range(18):
+        with optimizer.lookahead():
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+        optimizer.step()
+    assert_bits(trained(trainer), snapshot(model, optimizer))
+    with pytest.raises(RuntimeError, match=r"^Nesterov: .*the closure computed none there"):
+        fit(make, by_hand=lambda optimizer: nullcontext())
+
+
+@quiet
+def test_lightning_accumulates_for_nesterov(fit):
+    """Only the last batch would be evaluated ahead, which is said; by the callback all are, as by hand, bit by bit."""
+    from torch_lecture_ops.callbacks import NesterovLookahead
+
+    make = partial(optim.Nesterov, lr=0.05, momentum=0.5)
+    with pytest.warns(UserWarning, match=r"^Nesterov: the closure added to a gradient from before.*NesterovLookahead$"):
+        fit(make, epochs=2, accumulate_grad_batches=3, **CLIPPED)
+    trainer = fit(make, epochs=2, accumulate_grad_batches=4, callbacks=[NesterovLookahead()], **CLIPPED)
+    model = network()
+    optimizer = make(model.parameters())
+    for step in range(12):
+        with optimizer.lookahead():
+            (loss_of(model, step) / 4).backward()
+        if step % 6 in (3, 5):  # four batches, or the end of an epoch
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_bits(trained(trainer), snapshot(model, optimizer))
+
+
+@quiet
 def test_lightning_with_a_scaler_gives_nesterov_no_closure(fit, lightning):
-    """Then it would be ordinary momentum: refused."""
-    plugin = lightning.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
+    """Then it would be ordinary momentum: refused. By the callback it is as without a scaler."""
+    from torch_lecture_ops.callbacks import NesterovLookahead
+
+    make = partial(optim.Nesterov, lr=0.05)
+
+    def plugin():
+        return lightning.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
+
     with pytest.raises(RuntimeError, match=r"^Nesterov: .*`with optimizer\.lookahead\(\):`$"):
-        fit(lambda params: optim.Nesterov(params, lr=0.05), plugins=plugin)
+        fit(make, plugins=plugin())
+    trainer = fit(make, plugins=plugin(), callbacks=[NesterovLookahead()], **CLIPPED)
+    model = network()
+    optimizer = make(model.parameters())
+    for step in range(18):
+        optimizer.param_groups[0]["lr"] = 0.05 * 0.5 ** (step // 6 // 2)
+        optimizer.zero_grad()
+        with optimizer.lookahead():
+            with torch.autocast("cpu", torch.float16, cache_enabled=False):
+                loss = loss_of(model, step)
+            loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    assert_bits(trained(trainer), snapshot(model, optimizer))
 
 
 RESUMED = {which: kwargs | ours for which, (kwargs, ours) in TRAINED.items()} | {"Nesterov": dict(lr=0.05)}

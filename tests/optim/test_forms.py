@@ -61,16 +61,19 @@ def adagrad_memoryless(p, g, s, t, lr, eps=1e-10):
     return p - lr * g / sqrt(g**2 + eps)
 
 
-def rmsprop(p, g, s, t, lr, alpha=0.99, eps=1e-8, momentum=0.0, centered=False):
-    v = s["square_avg"] = alpha * s["square_avg"] + (1 - alpha) * g**2
+def rmsprop(p, g, s, t, lr, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, initial_accumulator_value=0.0):
+    before = initial_accumulator_value if t == 1 else s["square_avg"]
+    v = s["square_avg"] = alpha * before + (1 - alpha) * g**2
     mean = s["grad_avg"] = alpha * s["grad_avg"] + (1 - alpha) * g
     step = g / (sqrt(v - mean**2 if centered else v) + eps)
     b = s["momentum_buffer"] = momentum * s["momentum_buffer"] + step
     return p - lr * b
 
 
-def rmsprop_larson(p, g, s, t, lr, alpha=0.99, eps=1e-8):
-    v = s["square_avg"] = alpha * s["square_avg"] + (1 - alpha) * g**2
+def rmsprop_larson(p, g, s, t, lr, alpha=0.99, eps=1e-8, initial_accumulator_value=0.0):
+    """With 1 TensorFlow's: ms = ms + (g² - ms) (1 - ρ), var = var - lr g / √(ms + ε), ms = 1 at first."""
+    before = initial_accumulator_value if t == 1 else s["square_avg"]
+    v = s["square_avg"] = before + (g**2 - before) * (1 - alpha)
     return p - lr * g / sqrt(v + eps)
 
 
@@ -154,12 +157,21 @@ FORMS = {
     ("Adagrad", "memoryless"): (adagrad_memoryless, [dict(lr=0.02, eps=0.5)], ["step"]),
     ("RMSprop", "torch"): (
         rmsprop,
-        [dict(lr=0.02, eps=0.5), dict(lr=0.005, momentum=0.9), dict(lr=0.005, alpha=0.75, centered=True)],
+        [
+            dict(lr=0.02, eps=0.5),
+            dict(lr=0.005, momentum=0.9),
+            dict(lr=0.005, alpha=0.75, centered=True),
+            dict(lr=0.02, initial_accumulator_value=0.75),
+        ],
         ["step", "square_avg"],
     ),
     ("RMSprop", "larson"): (
         rmsprop_larson,
-        [dict(lr=0.02, eps=0.5), dict(lr=0.005, alpha=0.75)],
+        [
+            dict(lr=0.02, eps=0.5),
+            dict(lr=0.005, alpha=0.75),
+            dict(lr=0.1, alpha=0.9, eps=1e-10, initial_accumulator_value=1.0),
+        ],
         ["step", "square_avg"],
     ),
     ("Adadelta", "torch"): (
@@ -228,11 +240,11 @@ def around(formula, decay, decoupled, maximize):
 
 
 def steps(table, numbers, *runs):
-    """The same gradients for several runs (params, optimizer). A closure gives them: Nesterov asks for one."""
+    """The same gradients for several runs (params, optimizer)."""
     for number in numbers:
         table.give_gradients(number, *(params for params, _ in runs))
         for _, optimizer in runs:
-            optimizer.step(lambda: None)
+            table.step(optimizer)
 
 
 @pytest.mark.sweep
@@ -559,8 +571,8 @@ def test_a_form_for_each_group(which, asked, table):
     for number in range(3):
         for group, (params, optimizer) in zip(groups, alone, strict=True):
             table.give_gradients(number, group["params"], params)
-            optimizer.step(lambda: None)
-        together.step(lambda: None)
+            table.step(optimizer)
+        table.step(together)
     for group, (params, optimizer) in zip(groups, alone, strict=True):
         assert all(map(torch.equal, group["params"], params))
         for p, q in zip(group["params"], params, strict=True):

@@ -7,6 +7,7 @@ import io
 import itertools
 import math
 import pickle
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,7 +85,9 @@ def run(optimizer, scheduler, steps):
     """What `state` is before each of the steps, and after the last."""
     states = [state(optimizer)]
     for _ in range(steps):
-        optimizer.step(lambda: None)  # a closure: Nesterov needs one
+        with getattr(optimizer, "lookahead", nullcontext)():  # Nesterov asks for it
+            pass
+        optimizer.step()
         scheduler.step()
         states.append(state(optimizer))
     return states

@@ -1,8 +1,10 @@
 """Nesterov: the gradient is taken at the point ahead, and the parameters never stay there."""
 
 import copy
+import importlib
 import pickle
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -161,9 +163,9 @@ def test_evaluated_ahead_returned_once(form, ask, asked, table):
 
 
 def test_what_the_closure_returns(table):
-    _, optimizer = started(table)
+    params, optimizer = started(table)
     for value in (None, 7.0, "text", {"loss": 1.0}):
-        assert optimizer.step(lambda value=value: value) is value
+        assert optimizer.step(lambda value=value: (quadratic(params)(), value)[1]) is value
 
 
 @ON_DEVICE
@@ -302,6 +304,253 @@ def test_backward_after_the_look_ahead_is_noticed():
         loss = (p**3).sum()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+# ------------------------------------------------------------------------------------------- closures that do nothing
+
+NOT_COMPUTED = re.escape(
+    "Nesterov: the gradient must be that of the point ahead, but the closure computed none there; call backward in it, "
+    "or compute the gradient inside of `with optimizer.lookahead():`"
+)
+ADDED = r"^Nesterov: the closure added to a gradient from before.*callbacks\.NesterovLookahead$"
+
+
+def loss_of(params):
+    return sum((k * p**2).sum() for k, p in enumerate(params, 1))
+
+
+def nothing(params):
+    pass
+
+
+def clip(params):
+    """As hooks of wrappers do, inside of the closure that they pass."""
+    nn.utils.clip_grad_norm_(params, 0.125)
+
+
+def evaluate_only(params):
+    with torch.no_grad():
+        return loss_of(params)
+
+
+@pytest.mark.parametrize("closure", [nothing, clip, evaluate_only], ids=lambda closure: closure.__name__)
+@pytest.mark.parametrize("zeroed", [True, False])
+def test_a_closure_that_computes_no_gradient(closure, zeroed, asked, table):
+    """Refused like no closure, and nothing changes; the first step needs none."""
+    params = table.parameters(shapes=SHAPES)
+    optimizer = Nesterov(params, lr=0.1, **asked)
+    loss_of(params).backward()
+    optimizer.step(lambda: closure(params))
+    for _ in range(2):
+        if zeroed:
+            optimizer.zero_grad()
+            loss_of(params).backward()
+        kept = [(p.detach().clone(), optimizer.state[p]["velocity"].clone()) for p in params]
+        with pytest.raises(RuntimeError, match=rf"^{NOT_COMPUTED}$"):
+            optimizer.step(lambda: closure(params))
+        for p, (before, velocity) in zip(params, kept, strict=True):
+            assert torch.equal(p, before)
+            assert torch.equal(optimizer.state[p]["velocity"], velocity)
+    with optimizer.lookahead():
+        optimizer.zero_grad()
+        loss_of(params).backward()
+    optimizer.step(lambda: closure(params))  # as Lightning passes one in manual optimization
+    with pytest.raises(RuntimeError, match=rf"^{REFUSED}$"):
+        optimizer.step()
+
+
+def with_none(params, optimizer):
+    optimizer.zero_grad()
+    loss_of(params).backward()
+
+
+def with_zeros(params, optimizer):
+    optimizer.zero_grad(set_to_none=False)
+    loss_of(params).backward()
+
+
+def with_zeros_by_hand(params, optimizer):
+    for p in params:
+        if p.grad is not None:
+            p.grad.zero_()
+    loss_of(params).backward()
+
+
+def in_two_parts(params, optimizer):
+    optimizer.zero_grad()
+    (loss_of(params) / 2).backward()
+    (loss_of(params) / 2).backward()
+
+
+def assigned(params, optimizer):
+    for p, g in zip(params, torch.autograd.grad(loss_of(params), params), strict=True):
+        p.grad = g
+
+
+def the_same_numbers(params, optimizer):
+    """That the gradient is what it was does not mean that nobody computed it."""
+    optimizer.zero_grad()
+    sum(p.sum() for p in params).backward()
+
+
+def of_some(params, optimizer):
+    """The others have none."""
+    optimizer.zero_grad()
+    loss_of(params[1:]).backward()
+
+
+def none_at_all(params, optimizer):
+    optimizer.zero_grad()
+
+
+def penalized(params, optimizer):
+    gradients = torch.autograd.grad(loss_of(params), params, create_graph=True)
+    optimizer.zero_grad()
+    (loss_of(params) + sum((g**2).sum() for g in gradients)).backward()
+
+
+COMPUTING = [with_none, with_zeros, with_zeros_by_hand, in_two_parts, assigned, the_same_numbers, of_some, none_at_all]
+COMPUTING += [penalized]
+
+
+@pytest.mark.parametrize("before", ["", "none", "zeros"])
+@pytest.mark.parametrize("compute", COMPUTING, ids=lambda compute: compute.__name__)
+def test_closures_that_compute_gradients(compute, before, table):
+    """Whatever lies in the gradients before: as by hand, and without a word; who returns nothing is as good."""
+    runs = []
+    for by in (by_closure, by_hand):
+        params = table.parameters(torch.float64, SHAPES)
+        optimizer = Nesterov(params, lr=0.01)
+        for _ in range(4):
+            if before:
+                optimizer.zero_grad(set_to_none=before == "none")
+            by(optimizer, lambda params=params, optimizer=optimizer: compute(params, optimizer))
+        runs.append(params)
+    assert all(map(torch.equal, *runs))
+
+
+def test_a_closure_that_adds_to_a_gradient_from_here(table):
+    """It is evaluated ahead, but what it adds to is not: said, with what to do."""
+    params = table.parameters(shapes=SHAPES)
+    optimizer = Nesterov(params, lr=0.01)
+    for number in range(3):
+        optimizer.zero_grad()
+        loss_of(params).backward()
+        if number:
+            with pytest.warns(UserWarning, match=ADDED):
+                optimizer.step(lambda: loss_of(params).backward())
+        else:
+            optimizer.step(lambda: loss_of(params).backward())  # the velocity is zero: here and ahead are the same
+    optimizer.zero_grad()
+    for _ in range(2):
+        with optimizer.lookahead():
+            loss_of(params).backward()
+    optimizer.step(lambda: loss_of(params).backward())  # both were ahead
+
+
+def test_gradients_of_before_are_freed_while_a_closure_runs(table):
+    """The old and the new ones do not live at once."""
+    params, optimizer = started(table)
+    for _ in range(2):
+        seen = []
+
+        def closure(seen=seen):
+            old = [weakref.ref(p.grad) for p in params]
+            optimizer.zero_grad()
+            seen.extend(ref() is not None for ref in old)
+            loss_of(params).backward()
+
+        optimizer.step(closure)
+        assert seen == len(params) * [False]
+        assert not any(p._backward_hooks for p in params)
+
+
+def test_a_look_inside_of_a_look(table):
+    _, optimizer = started(table)
+    with optimizer.lookahead(), pytest.raises(RuntimeError, match=r"^Nesterov: .*twice"), optimizer.lookahead():
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------------- wrappers
+
+
+class Forwarding:
+    """As Fabric's and Lightning's: a class made at run time, not initialized, that forwards what it does not have."""
+
+    def __init__(self, optimizer):
+        self.wrapped = optimizer
+        self.__class__ = type("Forwarding" + type(optimizer).__name__, (type(self), type(optimizer)), {})
+
+    def step(self, closure=None):
+        return self.wrapped.step(closure=closure or (lambda: None))
+
+    def __getattr__(self, name):
+        return getattr(self.wrapped, name)
+
+
+class Copying:
+    """As Fabric's once was: with what the optimizer had in its __dict__."""
+
+    def __init__(self, optimizer):
+        self.__dict__ = {key: value for key, value in vars(optimizer).items() if key not in ("step", "state_dict")}
+        self.__class__ = type("Copying" + type(optimizer).__name__, (type(self), type(optimizer)), {})
+        self.wrapped = optimizer
+
+    def step(self, closure=None):
+        return self.wrapped.step(closure) if closure else self.wrapped.step()
+
+
+class Proxy:
+    """As accelerate's: no optimizer at all, but all of one's attributes."""
+
+    def __init__(self, optimizer):
+        self.wrapped = optimizer
+
+    def step(self, closure=None):
+        return self.wrapped.step(closure)
+
+    def __getattr__(self, name):
+        return getattr(self.wrapped, name)
+
+
+@ON_DEVICE
+@pytest.mark.parametrize("load", [False, True], ids=["", "after a load"])
+@pytest.mark.parametrize("wrap", [Forwarding, Copying, Proxy], ids=lambda wrap: wrap.__name__)
+def test_wrappers(wrap, load, table):
+    """The look ahead is that of the optimizer inside, by closure and by hand; a step without it is refused."""
+    ours, others = (table.parameters(shapes=SHAPES) for _ in range(2))
+    optimizer, reference = Nesterov(ours, lr=0.1), Nesterov(others, lr=0.1)
+    wrapper = wrap(optimizer)
+    if load:
+        for each in (optimizer, reference):
+            each.load_state_dict(copy.deepcopy(started(table)[1].state_dict()))
+    for way in (by_closure, by_hand, by_hand, by_closure):
+        for each, params in ((wrapper, ours), (reference, others)):
+            way(each, quadratic(params))
+        assert all(map(torch.equal, ours, others))
+        quadratic(ours)()
+        with pytest.raises(RuntimeError, match=r"^Nesterov: the gradient must be that of the point ahead"):
+            wrapper.step()
+        assert all(map(torch.equal, ours, others))
+    with wrapper.lookahead(), pytest.raises(RuntimeError, match=r"^Nesterov: a step inside of `lookahead`"):
+        optimizer.step()
+
+
+@ON_DEVICE
+def test_lightnings_wrappers(lightning, table):
+    """Fabric's optimizer; by closure and by hand."""
+    ours, others = (table.parameters(shapes=SHAPES) for _ in range(2))
+    reference = Nesterov(others, lr=0.1)
+    fabric = importlib.import_module("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    wrapper = fabric.setup_optimizers(Nesterov(ours, lr=0.1))
+    assert isinstance(wrapper, Nesterov)
+    for way in (by_closure, by_hand, by_hand):
+        for each, params in ((wrapper, ours), (reference, others)):
+            way(each, quadratic(params))
+        assert all(map(torch.equal, ours, others))
+    quadratic(ours)()
+    with pytest.raises(RuntimeError, match=rf"^{REFUSED}$"):
+        wrapper.step()
 
 
 # ------------------------------------------------------------------------------------------------------- in real loops

@@ -148,6 +148,22 @@ def test_older_checkpoints(case, table):
 
 
 @ON_DEVICE
+def test_the_start_of_an_average_is_the_groups():
+    """RMSprop's, which torch has not: of each group, of one that is added, and it survives a state_dict of torch's."""
+    params = [nn.Parameter(torch.ones(3)) for _ in range(4)]
+    groups = [{"params": params[:1]}, {"params": params[1:3], "initial_accumulator_value": 0.5}]
+    optimizer = optim.RMSprop(groups, initial_accumulator_value=1.0)
+    optimizer.add_param_group({"params": params[3:], "initial_accumulator_value": 4.0})
+    theirs = torch.optim.RMSprop([{"params": group["params"]} for group in optimizer.param_groups])
+    optimizer.load_state_dict(theirs.state_dict())
+    for p in params:
+        p.grad = torch.zeros(3)
+    optimizer.step()
+    starts = [optimizer.state[p]["square_avg"][0].item() / 0.99 for p in params]
+    assert starts == pytest.approx([1.0, 0.5, 0.5, 4.0])
+    assert "initial_accumulator_value" not in optim.RMSprop(params).param_groups[0]
+
+
 def test_momentum_buffer_none(table):
     """As torch's SGD wrote it for parameters that had not had a gradient."""
     params, references = table.parameters(shapes=SHAPES), table.parameters(shapes=SHAPES)

@@ -12,6 +12,7 @@ from .activation_monitor import ActivationMonitor
 from .effective_learning_rate_monitor import EffectiveLearningRateMonitor
 from .gradient_monitor import GradientMonitor
 from .lecture_module import LectureModule
+from .nesterov_lookahead import NesterovLookahead
 from .update_ratio_monitor import UpdateRatioMonitor
 
 __all__ = [
@@ -20,4 +21,9 @@ __all__ = [
     "UpdateRatioMonitor",
     "EffectiveLearningRateMonitor",
     "LectureModule",
+    "NesterovLookahead",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +19,14 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from ..nn import modules as ours
-from .monitor import Monitor, Record, learning_rate
+from .layers import members
+from .monitor import Monitor, Record, learning_rate, leaves, local, tensors_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,11 +65,26 @@ FLAT: dict[str, Callable[[Any], Flat]] = {
 FLAT_OF_CLASS = {
     getattr(space, name): flat for name, flat in FLAT.items() for space in (nn, ours) if hasattr(space, name)
 }
-FUNCTIONS = {name.lower() for name in FLAT}
+FLAT_OF_FUNCTION = {name.lower(): flat for name, flat in FLAT.items()}  # without underscores
+# What the functions of that name take after the input, if Flat depends on it, and its defaults.
+ARGUMENTS: dict[str, dict[str, float]] = {
+    "elu": {"alpha": 1.0},
+    "celu": {"alpha": 1.0},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+}
+# Where the units are in what these functions put out: the channels before places, else the last dimension.
+UNITS_AXIS = {f"conv{kind}{n}d": -1 - n for kind in ("", "_transpose") for n in (1, 2, 3)} | dict.fromkeys(
+    (
+        *("linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot", "embedding"),
+        *("rnn_tanh", "rnn_relu", "lstm", "gru", "rnn_tanh_cell", "rnn_relu_cell", "lstm_cell", "gru_cell"),
+        *("multi_head_attention_forward", "scaled_dot_product_attention"),
+    ),
+    -1,
+)
 
 
 class ActivationMonitor(Monitor):
-    """Measures the output of every activation module on a batch that stays the same, a row for each layer.
+    """Measures the output of every activation on a batch that stays the same, a row for each.
 
         mean, std        over examples and units
         percentile_98    98 % of the outputs are below
@@ -79,10 +96,14 @@ class ActivationMonitor(Monitor):
     network before training. Warns once if more units are dead, or more outputs of hidden layers saturated, than the
     limits allow, and if outputs are not finite.
 
+    An activation is a module, such as torch.nn.ReLU, with its own name, or a function, such as F.relu, x.relu_() or
+    torch.relu, with the name of the module whose `forward` calls it and its own: `net.block1.relu`, or `relu` in the
+    LightningModule. Of several rows of a name, in the order in which they run, the second is `net.act(2)` or
+    `net.block1.relu(2)`, and so on. What a parametrization does to a weight is none.
+
     The probe batch goes through `forward` of the LightningModule, on rank zero, without gradients and in evaluation
     mode; training modes, running statistics and the state of all random generators are afterwards what they were.
-    Hooks exist only while it does. Activations called as functions, such as F.relu, are named in a warning, for nothing
-    can be seen of them. A module used in several places has a row for each: `act`, `act(2)`, ...
+    Hooks exist only while it does. Modules that torch.jit has compiled run unseen.
 
     Source: IISER Bhopal, Activation Functions and Optimizer, slides 'Sigmoid' ("Saturated neurons kill the gradient")
     and 'ReLU' ("easy to kill a lot of neurons"); Larson, Machine Learning in Python, slide 'Practical Implementation of
@@ -94,7 +115,7 @@ class ActivationMonitor(Monitor):
             300 inputs, or what there is, of the first batch of the training; a resumed training takes others.
         max_saturated: fraction of saturated outputs, in [0, 1], above which a hidden layer is warned of.
         max_dead: fraction of dead units, in [0, 1], above which a layer is warned of.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`. Another probe is another argument.
 
     Raises:
         ValueError: a limit is out of range.
@@ -115,11 +136,13 @@ class ActivationMonitor(Monitor):
         max_saturated: float = 0.5,
         max_dead: float = 0.5,
         log_every_n_steps: int | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(log_every_n_steps)
-        for name, limit in (("max_saturated", max_saturated), ("max_dead", max_dead)):
+        told = None if probe is None else fingerprint(probe)
+        super().__init__(log_every_n_steps, name, probe=told, max_saturated=max_saturated, max_dead=max_dead)
+        for argument, limit in (("max_saturated", max_saturated), ("max_dead", max_dead)):
             if not 0.0 <= limit <= 1.0:
-                raise ValueError(f"ActivationMonitor: {name} must be in [0, 1], got {limit}")
+                raise ValueError(f"ActivationMonitor: {argument} must be in [0, 1], got {limit}")
         self.probe = probe
         self.max_saturated = max_saturated
         self.max_dead = max_dead
@@ -156,73 +179,36 @@ class ActivationMonitor(Monitor):
         """Try the batch, on every rank: an error on one alone would leave the others waiting."""
         probe = trainer.precision_plugin.convert_input(probe)
         self._probe_here = move_data_to_device(probe, module.device)
-        functional = FunctionalActivations()
         try:
-            record = self._run_probe(trainer, module, functional)
+            record = self._run_probe(trainer, module)
         except Exception as error:
             raise MisconfigurationException(
                 f"ActivationMonitor: {type(module).__name__}.forward must take the probe batch, got "
                 f"{describe(probe)}, and it raised {type(error).__name__}: {error}; pass probe= as `forward` takes its "
                 "inputs, without targets"
             ) from error
-        if functional.calls:
-            names = ", ".join(f"{name} ({count} x)" for name, count in functional.calls.items())
-            rank_zero_warn(
-                f"ActivationMonitor: {type(module).__name__}.forward applies {names} as a function, of which nothing "
-                "can be seen; to watch it, use a module, such as torch.nn.ReLU for F.relu"
-            )
-        elif not record:
+        if not record:
             raise MisconfigurationException(
                 f"ActivationMonitor: {type(module).__name__}.forward must run an activation module, such as "
-                "torch.nn.ReLU, but ran none; leave this callback out"
+                "torch.nn.ReLU, or call a function, such as F.relu, but ran none; leave this callback out"
             )
-        if record and trainer.is_global_zero and trainer.global_step == 0:
+        if trainer.is_global_zero and trainer.global_step == 0:
             self.record = record
             self.publish(trainer, module)
 
-    def _run_probe(
-        self, trainer: Trainer, module: LightningModule, functional: FunctionalActivations | None = None
-    ) -> Record:
-        record: Record = {}
-        units_axis = -1
-        last: tuple[str, int] = ("", 0)
-        rows: dict[str, Tensor] = {}
-
-        def note_axis(layer: nn.Module, _: Any, __: Any) -> None:
-            nonlocal units_axis
-            units_axis = -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1
-
-        def measure(layer: nn.Module, _: Any, a: Tensor) -> None:
-            nonlocal last
-            count = calls[layer] = calls[layer] + 1
-            name = names[layer] if count == 1 else f"{names[layer]}({count})"
-            if a.numel():
-                axis = units_axis if a.dim() > -units_axis else -1  # flattened after a convolution
-                rows[name] = activation_statistics(a, flat_of(layer), axis)
-                last = name, a.data_ptr()
-
-        calls: Counter[nn.Module] = Counter()
-        names = {layer: name or type(layer).__name__ for name, layer in module.named_modules() if has_flat(layer)}
-        with ExitStack() as stack:
-            for layer in module.modules():
-                if isinstance(layer, (nn.Linear, _ConvNd)):
-                    stack.callback(layer.register_forward_hook(note_axis).remove)
-            for layer in names:
-                if functional is not None:
-                    stack.callback(layer.register_forward_pre_hook(functional.enter).remove)
-                    stack.callback(layer.register_forward_hook(functional.leave).remove)
-                stack.callback(layer.register_forward_hook(measure).remove)
-            stack.enter_context(undisturbed(module))
-            stack.enter_context(trainer.precision_plugin.forward_context())
-            if functional is not None:
-                stack.enter_context(functional)
-            arguments, keywords = as_arguments(self._probe_here)
+    def _run_probe(self, trainer: Trainer, module: LightningModule) -> Record:
+        arguments, keywords = as_arguments(self._probe_here)
+        with undisturbed(module), trainer.precision_plugin.forward_context(), Activations(module) as activations:
             output = module(*arguments, **keywords)
-        self._output_layer = last[0] if isinstance(output, Tensor) and output.data_ptr() == last[1] else ""
-        if rows:
-            values = torch.stack(list(rows.values())).tolist()  # one transfer for all
-            record = {layer: dict(zip(STATISTICS, row, strict=True)) for layer, row in zip(rows, values, strict=True)}
-        return record
+        name, last = activations.newest
+        put_out = {t.data_ptr() for t in tensors_in(output) if t.layout is torch.strided}
+        self._output_layer = name if last is not None and last.data_ptr() in put_out else ""
+        if not activations.rows:
+            return {}
+        values = torch.stack(list(activations.rows.values())).tolist()  # one transfer for all
+        return {
+            name: dict(zip(STATISTICS, row, strict=True)) for name, row in zip(activations.rows, values, strict=True)
+        }
 
     def warn(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
@@ -316,25 +302,88 @@ def flat_of(layer: nn.Module) -> Flat:
     return next(FLAT_OF_CLASS[cls] for cls in type(layer).__mro__ if cls in FLAT_OF_CLASS)(layer)
 
 
-class FunctionalActivations(TorchFunctionMode):
-    """Counts the activations that are called as functions, outside of the activation modules, which do so too."""
+def flat_of_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
+    """That of an activation called as a function: the name without underscores, and what it was given.
 
-    def __init__(self) -> None:
+    >>> flat_of_call("hardtanh", (torch.zeros(1), -2.0), {"max_val": 3.0})
+    Flat(low=-2.0, high=3.0, zero=False)
+    """
+    defaults = ARGUMENTS.get(name, {})
+    given = dict(zip(defaults, args[1:], strict=False)) | {key: kwargs[key] for key in defaults if key in kwargs}
+    return FLAT_OF_FUNCTION[name](SimpleNamespace(**defaults | given))
+
+
+@cache
+def plain(name: str) -> str:
+    """The name of a function without the underscores of in-place and special ones: relu_, __matmul__."""
+    return name.strip("_")
+
+
+class Activations(TorchFunctionMode):
+    """Measures what the activations of a network put out, modules and functions, while it is entered."""
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.calls: Counter[str] = Counter()
-        self.depth = 0  # inside how many activation modules we are
+        self.network = network
+        self.rows: dict[str, Tensor] = {}
+        self.newest: tuple[str, Tensor | None] = ("", None)  # held, for another tensor would take its address
+        self._calls: Counter[str] = Counter()
+        self._callers = [""]  # paths of the modules that run, innermost last
+        self._closed = 0  # inside how many modules we are whose functions are a part of them
+        self._units_axis = -1
 
-    def enter(self, *_: Any) -> None:
-        self.depth += 1
+    def __enter__(self) -> Activations:
+        with ExitStack() as handles:
+            for path, module, computing in members(self.network):
+                if not isinstance(module, torch.jit.ScriptModule):  # it takes no hooks
+                    enter, leave = self._hooks(path, module, module is not computing)
+                    handles.callback(module.register_forward_pre_hook(enter).remove)
+                    handles.callback(module.register_forward_hook(leave, always_call=True).remove)
+            super().__enter__()
+            self._handles = handles.pop_all()
+        return self
 
-    def leave(self, *_: Any) -> None:
-        self.depth -= 1
+    def __exit__(self, *exception: Any) -> None:
+        self._handles.close()
+        super().__exit__(*exception)
+
+    def _hooks(self, path: str, module: nn.Module, is_of_weights: bool) -> tuple[Any, Any]:
+        flat = flat_of(module) if has_flat(module) and not is_of_weights else None
+        is_closed = flat is not None or is_of_weights
+
+        def enter(*_: Any) -> None:
+            self._callers.append(path)
+            self._closed += is_closed
+
+        def leave(_: nn.Module, __: Any, output: Any) -> None:
+            self._callers.pop()
+            self._closed -= is_closed
+            if flat is not None:
+                self._measure(path or type(module).__name__, output, flat)
+
+        return enter, leave
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "").strip("_")
-        if not self.depth and name.replace("_", "") in FUNCTIONS:
-            self.calls[name] += 1
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        name = plain(getattr(func, "__name__", ""))
+        if name in UNITS_AXIS:
+            self._units_axis = UNITS_AXIS[name]
+        elif not self._closed and (key := name.replace("_", "")) in FLAT_OF_FUNCTION:
+            caller = self._callers[-1]
+            self._measure(f"{caller}.{name}" if caller else name, output, flat_of_call(key, args, kwargs))
+        return output
+
+    def _measure(self, name: str, output: Any, flat: Flat) -> None:
+        self._calls[name] += 1
+        if (count := self._calls[name]) > 1:
+            name = f"{name}({count})"
+        a = next((t for t in tensors_in(output) if t.is_floating_point()), None)
+        if a is not None and a.numel():
+            axis = self._units_axis if a.dim() > -self._units_axis else -1  # flattened after a convolution
+            with torch._C.DisableTorchFunction():  # what is computed here passes this mode by
+                self.rows[name] = activation_statistics(a, flat, axis)
+            self.newest = name, a
 
 
 @contextmanager
@@ -378,6 +427,22 @@ def as_arguments(probe: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if isinstance(probe, Mapping):
         return (), probe
     return (probe, {}) if isinstance(probe, (tuple, list)) else ((probe,), {})
+
+
+def fingerprint(probe: Probe) -> str:
+    """What tells a probe from another one, today and when a training is resumed: its shapes and a checksum.
+
+    >>> fingerprint([torch.zeros(2, 3), 0.5])
+    '[tensor of shape (2, 3), float] 63a57a2c'
+    """
+    checksum = 0
+    for leaf in leaves(probe):
+        if isinstance(leaf, Tensor) and not leaf.is_meta:
+            numbers = local(leaf).cpu().resolve_conj().resolve_neg().contiguous().flatten()
+            checksum = zlib.crc32(numbers.view(torch.uint8).numpy().data, checksum)
+        elif isinstance(leaf, (int, float, complex, str)):
+            checksum = zlib.crc32(repr(leaf).encode(), checksum)
+    return f"{describe(probe)} {checksum:08x}"
 
 
 def describe(probe: Any) -> str:

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .monitor import Monitor, named_parameters, sample
+from .layers import named_parameters
+from .monitor import Monitor, parameters_of, sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,14 +30,15 @@ class EffectiveLearningRateMonitor(Monitor):
     Answers "What happens to the step size over long time?": Adagrad's only shrinks. Warns once if the median over η of
     a parameter falls below `least` times that of its first measurement, and if it is zero, since rounding undoes the
     steps. Of parameters with more than 4096 elements a random sample of 4096 is looked at, the same at every step; the
-    random generators of the training are not used.
+    random generators of the training are not used. Parameters have the names of the modules that compute with them:
+    `0.weight.original` is what a parametrization makes `0.weight` of.
 
     Source: CS231n, slides 'AdaGrad update' ("element-wise scaling of the gradient") and 'RMSProp update'; Larson,
     Machine Learning in Python, slide 'Common Adaptive Strategies'.
 
     Arguments:
         least: the fraction in [0, 1] of the first step size below which a warning is due; 0 for never.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -49,14 +51,14 @@ class EffectiveLearningRateMonitor(Monitor):
         monitor.plot().savefig("step_sizes.png")
     """
 
-    def __init__(self, least: float = 0.01, log_every_n_steps: int | None = None) -> None:
-        super().__init__(log_every_n_steps)
+    def __init__(self, least: float = 0.01, log_every_n_steps: int | None = None, name: str | None = None) -> None:
+        super().__init__(log_every_n_steps, name, least=least)
         if not 0.0 <= least <= 1.0:
             raise ValueError(f"EffectiveLearningRateMonitor: least must be in [0, 1], got {least}")
         self.least = least
 
     def before_step(self, module: LightningModule, optimizer: Optimizer) -> None:
-        self.scratch[optimizer] = [(name, p, sample(p)) for name, p in named_parameters(module, optimizer)]
+        self.scratch[optimizer] = [(name, p, sample(p)) for name, p in parameters_of(optimizer, module)]
 
     def after_step(self, module: LightningModule, optimizer: Optimizer) -> None:
         rates = {id(p): float(group.get("lr", 1.0)) for group in optimizer.param_groups for p in group["params"]}
@@ -72,7 +74,7 @@ class EffectiveLearningRateMonitor(Monitor):
                     self.record[name] = dict(zip(QUANTILES, row, strict=True)) | {"lr": lr}
 
     def warn(self, trainer: Trainer, module: LightningModule) -> None:
-        dtypes = {name: p.dtype for name, p in module.named_parameters()}
+        dtypes = {name: p.dtype for name, p in named_parameters(module)}
         for name, found in self.history[-1][1].items():
             first = next(record[name] for _, record in self.history if name in record)
             if found["lr"] and not found["p50"]:

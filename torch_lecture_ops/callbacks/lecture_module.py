@@ -9,10 +9,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from ..nn import ReLU
-from ..nn.init import initialize
+from ..nn.init import Scheme, initialize
 
 Network = TypeVar("Network", bound=nn.Module)
-Scheme = Literal["auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
 
 
 class LectureModule(LightningModule):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache, cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,6 +16,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from .layers import named_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,24 +41,35 @@ class Monitor(Callback):
     puts what it finds into `record`. All that a measurement needs lives for one batch, so the batches between cost
     nothing, and nothing is left behind when training ends, with or without an exception.
 
+    A Trainer takes several monitors of a class if an argument differs. The second one of a name writes to
+    `{name}(2)/...`, the third one to `{name}(3)/...`, unless `name` tells them apart. A checkpoint knows a monitor by
+    its arguments. One that finds nothing there goes on with the history of a monitor of its kind that this Trainer
+    does not have, if there is just one: so a training may be resumed with other limits, though Lightning warns of it.
+
     Arguments:
         log_every_n_steps: how many optimizer steps from one measurement to the next; None for the Trainer's own number.
             `Trainer(fast_dev_run=True)` measures every step.
+        name: the first part of the names in the log; None for that of the class.
+        arguments: the other arguments of the subclass.
 
     Attributes:
         history: pairs of a step and what was measured there, `{layer: {statistic: value}}`; beyond 1000 pairs every
             second of the older ones is dropped.
 
     Raises:
-        ValueError: log_every_n_steps is below 1.
+        ValueError: log_every_n_steps is below 1; name is empty.
         MisconfigurationException: the Trainer has no logger.
     """
 
-    def __init__(self, log_every_n_steps: int | None = None) -> None:
+    def __init__(self, log_every_n_steps: int | None = None, name: str | None = None, **arguments: Any) -> None:
         if log_every_n_steps is not None and log_every_n_steps < 1:
             raise ValueError(
                 f"{type(self).__name__}: log_every_n_steps must be at least 1, or None for the Trainer's own, "
                 f"got {log_every_n_steps}"
+            )
+        if name is not None and not (isinstance(name, str) and name):
+            raise ValueError(
+                f"{type(self).__name__}: name must be a string, not empty, or None for that of the class, got {name!r}"
             )
         self.log_every_n_steps = log_every_n_steps
         self.history: list[tuple[int, Record]] = []
@@ -63,15 +79,21 @@ class Monitor(Callback):
         self._has_stepped = False
         self._handles: list[RemovableHandle] = []
         self._warned: set[str] = set()
+        self._arguments = {**arguments, "log_every_n_steps": log_every_n_steps, "name": name}
+        self._number = 1  # among the monitors of this name in the Trainer
 
     # ---- for the subclass
 
     measures_first_step: ClassVar[bool] = False
 
     @property
-    def name(self) -> str:
-        """The first part of the names in the log."""
+    def default_name(self) -> str:
         return type(self).__name__
+
+    @property
+    def kind(self) -> str:
+        """What begins the state keys of all monitors that measure the same, and is that of one with defaults only."""
+        return type(self).__qualname__
 
     def before_batch(self, trainer: Trainer, module: LightningModule) -> None:
         """At the start of a batch that is measured; hooks go through `until_batch_end`."""
@@ -99,7 +121,19 @@ class Monitor(Callback):
 
     # ---- what Lightning calls
 
+    @cached_property  # it is read at every hook
+    def state_key(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        told = {
+            argument: value
+            for argument, value in self._arguments.items()
+            if argument not in parameters or value != parameters[argument].default
+        }
+        return f"{self.kind}{told}" if told else self.kind
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[attr-defined]
+        self._number = 1 + sum(isinstance(other, Monitor) and other._own_name == self._own_name for other in before)
         if stage == "fit" and not trainer.loggers:
             raise MisconfigurationException(
                 f"{type(self).__name__}: the Trainer must have a logger to write to, got none; "
@@ -151,6 +185,13 @@ class Monitor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._forget_batch()
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["callbacks"]
+        present = {callback.state_key for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        left = [key for key in states if key not in present and f"{key}{{".startswith(f"{self.kind}{{")]
+        if self.state_key not in states and len(left) == 1:
+            states[self.state_key] = states.pop(left[0])
+
     def state_dict(self) -> dict[str, Any]:
         return {"history": list(self.history), "warned": sorted(self._warned)}
 
@@ -159,6 +200,15 @@ class Monitor(Callback):
         self._warned = set(state_dict["warned"])
 
     # ---- the rest
+
+    @property
+    def name(self) -> str:
+        """The first part of the names in the log."""
+        return self._own_name if self._number == 1 else f"{self._own_name}({self._number})"
+
+    @property
+    def _own_name(self) -> str:
+        return self._arguments["name"] or self.default_name
 
     def _is_due(self, trainer: Trainer) -> bool:
         if not trainer.is_global_zero:
@@ -247,15 +297,44 @@ def learning_rate(trainer: Trainer) -> float:
     return max(float(group.get("lr", 0.0)) for optimizer in trainer.optimizers for group in optimizer.param_groups)
 
 
-def named_parameters(module: nn.Module, optimizer: Optimizer) -> list[tuple[str, Tensor]]:
-    """The parameters of the module that the optimizer updates, in the module's order."""
+def parameters_of(optimizer: Optimizer, module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The parameters of the module that the optimizer updates, in the module's order, but those whose shape is not
+    known yet.
+    """
     held = held_by(optimizer)
-    return [(name, p) for name, p in module.named_parameters() if id(p) in held]
+    return [
+        (name, p)
+        for name, p in named_parameters(module)
+        if id(p) in held and not isinstance(p, nn.UninitializedParameter)
+    ]
 
 
 def held_by(optimizer: Optimizer) -> set[int]:
     """The identities of the parameters that the optimizer updates."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What tuples, lists, dictionaries and dataclasses hold, or the value itself.
+
+    >>> list(leaves((1, {"state": [2, None]})))
+    [1, 2, None]
+    """
+    if isinstance(value, Mapping):
+        inner: Iterable[Any] = value.values()
+    elif isinstance(value, (tuple, list)):
+        inner = value
+    elif is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, field.name) for field in fields(value)]
+    else:
+        yield value
+        return
+    for item in inner:
+        yield from leaves(item)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
 
 
 def local(tensor: Tensor) -> Tensor:

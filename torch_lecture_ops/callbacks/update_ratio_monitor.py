@@ -10,7 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .monitor import Monitor, learning_rate, local, named_parameters, norm
+from .layers import layers, named_parameters
+from .monitor import Monitor, learning_rate, local, norm, parameters_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,14 +24,15 @@ class UpdateRatioMonitor(Monitor):
 
     -3 is the rule of thumb: much less and the learning rate is too low, much more and it is too high. All that the step
     does counts: momentum, weight decay, clipping, rounding. A parameter that did not move has -inf, one that was zero,
-    as biases often are before the first step, +inf. Warns once for either side if a weight of two or more dimensions
-    leaves the band. For a measured step there is a second copy of the parameters.
+    as biases often are before the first step, +inf. Parameters have the names of the modules that compute with them:
+    `0.weight.original` is what a parametrization makes `0.weight` of. Warns once for either side if a weight of a layer
+    (see `GradientMonitor`) leaves the band. For a measured step there is a second copy of the parameters.
 
     Source: CS231n course notes, 'Neural Networks Part 3', 'Ratio of weights:updates' ("somewhere around 1e-3").
 
     Arguments:
         band: the smallest and the largest log10_ratio that pass without a warning.
-        log_every_n_steps: see `Monitor`.
+        log_every_n_steps, name: see `Monitor`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -43,14 +45,19 @@ class UpdateRatioMonitor(Monitor):
         monitor.plot().savefig("update_ratios.png")
     """
 
-    def __init__(self, band: tuple[float, float] = (-5.0, -1.0), log_every_n_steps: int | None = None) -> None:
-        super().__init__(log_every_n_steps)
+    def __init__(
+        self,
+        band: tuple[float, float] = (-5.0, -1.0),
+        log_every_n_steps: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(log_every_n_steps, name, band=band)
         if not band[0] <= band[1]:
             raise ValueError(f"UpdateRatioMonitor: band must be two powers of ten, low <= high, got {band}")
         self.band = band
 
     def before_step(self, module: LightningModule, optimizer: Optimizer) -> None:
-        self.scratch[optimizer] = [(name, p, local(p).clone()) for name, p in named_parameters(module, optimizer)]
+        self.scratch[optimizer] = [(name, p, local(p).clone()) for name, p in parameters_of(optimizer, module)]
 
     def after_step(self, module: LightningModule, optimizer: Optimizer) -> None:
         ratios = {
@@ -64,9 +71,10 @@ class UpdateRatioMonitor(Monitor):
 
     def warn(self, trainer: Trainer, module: LightningModule) -> None:
         low, high = self.band
-        for name, p in module.named_parameters():
+        weights = {id(weight) for layer in layers(module) for weight in layer.weights}
+        for name, p in named_parameters(module):
             exponent = self.history[-1][1].get(name, {}).get("log10_ratio", math.nan)
-            if p.dim() < 2 or low <= exponent <= high or math.isnan(exponent) or exponent == math.inf:
+            if id(p) not in weights or low <= exponent <= high or math.isnan(exponent) or exponent == math.inf:
                 continue
             side = "high" if exponent > high else "low"
             text = f"parameter {name}: a step moves it by {100 * 10**exponent:.1g} % of its norm; "

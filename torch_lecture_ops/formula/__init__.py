@@ -43,3 +43,11 @@ from .trace import Formula as Formula
 from .trace import Program as Program
 from .trace import Untraceable as Untraceable
 from .trace import trace as trace
+
+__all__ = ["abs", "entry", "exp", "expm1", "log", "log1p", "maximum", "minimum", "place", "row_max", "row_sum"]
+__all__ += ["softplus", "sqrt", "tanh", "where", "FormulaError"]
+__all__ += ["Formula", "trace", "loop", "foreach", "COMPILED", "EngineUnavailable"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,7 +17,7 @@ _guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "
 class Alike:
     """What a list of tensors looks like: types, dtypes, layouts, devices, shapes, strides, negations not yet done.
 
-    Of a list that is known to be as long, ask `check` with its tensors.
+    Of a list that is known to be as long, ask `check` with its tensors; a TypeError says that something is none.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -38,6 +38,8 @@ def _look_so(looks: list[Any], *tensors: Tensor) -> bool:
 
 
 def _look(tensor: Tensor) -> Any:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a tensor, got {tensor!r}")
     if tensor.layout is not torch.strided:
         return object()  # never the same
     return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj()

@@ -31,6 +31,7 @@ FLAGS = (
 # Where torch is told to use less of the CPU than is there, by ATEN_CPU_CAPABILITY, kernels do so too.
 CAPABILITIES = {"default": "x86-64-v2", "avx2": "x86-64-v3"}
 TIMEOUT_SECONDS = 120
+OTHER_FOLDER = "set XDG_CACHE_HOME to a folder of your own"
 
 
 def load(source: str) -> ctypes.CDLL:
@@ -53,7 +54,9 @@ def load(source: str) -> ctypes.CDLL:
             _build(source, (*compiler, *flags), path)
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise EngineUnavailable(f"the cache folder {folder} cannot be used: {error}") from error
+        raise EngineUnavailable(
+            f"the cache folder {folder} cannot be used: {error}; chmod 700 {folder}, or {OTHER_FOLDER}"
+        ) from error
 
 
 def _build(source: str, compiler: Sequence[str], path: Path) -> None:
@@ -134,13 +137,41 @@ def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
         folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "torch_lecture_ops"
+    except RuntimeError as error:  # no home
+        raise EngineUnavailable(f"no cache folder for compiled kernels: {error}; {OTHER_FOLDER}") from error
+    try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home
-        raise EngineUnavailable(f"no cache folder for compiled kernels: {error}; set XDG_CACHE_HOME") from error
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    except OSError as error:
         raise EngineUnavailable(
-            f"the cache folder {folder} can be written by others, who could plant code in it; "
-            "make it yours alone (chmod 700) or set XDG_CACHE_HOME"
+            f"no cache folder for compiled kernels: {error}{_other_owner(folder)}; {OTHER_FOLDER}"
+        ) from error
+    if status.st_uid != os.getuid():
+        raise EngineUnavailable(
+            f"the cache folder {folder} can be written by others, who could plant code in it{_other_owner(folder)}; "
+            f"{OTHER_FOLDER}, or make it yours (chown -R {os.getuid()} {folder})"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EngineUnavailable(
+            f"the cache folder {folder} can be written by others, who could plant code in it: its permissions are "
+            f"{stat.filemode(status.st_mode)}; make it yours alone (chmod 700 {folder}) or {OTHER_FOLDER}"
         )
     return folder
+
+
+def _other_owner(folder: Path) -> str:
+    """Whose the folder is, or what there is on the way to it, if it is not this user's: as under sudo without -H."""
+    for path in (folder, *folder.parents):
+        with suppress(OSError):  # it is not there, or not to be seen
+            owner, user = path.stat().st_uid, os.getuid()
+            return f": {path} belongs to {_user(owner)}, and this is {_user(user)}" if owner != user else ""
+    return ""
+
+
+def _user(number: int) -> str:
+    import pwd  # which Windows does not have
+
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:  # as in a container
+        return f"user {number}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Sequence
 from itertools import accumulate, chain
-from operator import is_
 from typing import ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
+from .alike import Alike
 from .engine import EngineUnavailable
 from .trace import Formula
 
@@ -22,13 +22,13 @@ PLAIN = frozenset((Tensor, Parameter))  # other subclasses hide their memory fro
 class Launch:
     """Runs a formula over lists of tensors of one device, again and again, by a compiled kernel.
 
-    Seen are the same tensor objects at the same addresses. A tensor that is not dense, or lies otherwise than the
-    first one of its item, goes through a dense copy. Fresh tensors (gradients) are examined each time, and none of
-    them is kept alive.
+    What was found out about tensors holds for others that look the same (see `Alike`), wherever they lie; none of them
+    is kept alive. A tensor that is not dense, or lies otherwise than the first one of its item, goes through a dense
+    copy.
 
     Arguments:
         formula: what to compute. Its first column is an array: it gives each item its shape.
-        fresh: the columns that hold other tensors at every call; no result may be stored there.
+        fresh: the columns whose tensors may look otherwise at every call; no result may be stored there.
     """
 
     name: ClassVar[str]  # of the engine
@@ -68,61 +68,48 @@ class Launch:
         Arguments:
             columns: the tensors, column by column.
             hypers: the numbers of the formula.
-            alike: the caller knows that the first column holds the same tensors as at the call before, and that the
-                fresh ones look like those (see `Alike`).
+            alike: the caller knows that all tensors look as they did at the call before.
 
         Raises:
             EngineUnavailable: the engine does not compute on such tensors, or cannot run here.
             ValueError: the tensors of an item differ in their number of elements, or columns in their length.
         """
-        if len(set(map(len, columns))) != 1 or len(hypers) != len(self._formula.hypers):
-            raise ValueError(
-                f"{self._formula.name}: columns of one length and {len(self._formula.hypers)} hypers are needed, "
-                f"got columns of {list(map(len, columns))} and {len(hypers)} hypers"
-            )
-        if not columns[0]:
-            return
-        if not self._is_bound(columns, alike):
-            self._bind(columns)
-            alike = False
-        if not alike:
+        if not (alike and self._count):
+            if len(set(map(len, columns))) != 1 or len(hypers) != len(self._formula.hypers):
+                raise ValueError(
+                    f"{self._formula.name}: columns of one length and {len(self._formula.hypers)} hypers are needed, "
+                    f"got columns of {list(map(len, columns))} and {len(hypers)} hypers"
+                )
+            if not columns[0]:
+                return
+            if not self._is_bound(columns):
+                self._bind(columns)
             unwell = [number for number in self._fresh if not self._lies_well(number, columns[number])]
-            if (unwell or not self._fresh) and not self._lies_as_bound(columns[0]):
-                self._bind(columns)  # a shape changed, but not the address
-            self._unwell = {number: self._misfits(number, columns[number]) for number in unwell}
+            self._to_copy = self._odd | {number: self._misfits(number, columns[number]) for number in unwell}
         table = self._table
-        for number in self._fresh:
-            table[number * self._count : (number + 1) * self._count] = array("Q", addresses_of(columns[number]))
-        copies = self._copies(columns, self._odd | self._unwell)
+        for number, column in enumerate(columns):
+            addresses = addresses_of(column)
+            if addresses != self._addresses[number]:
+                table[number * self._count : (number + 1) * self._count] = array("Q", addresses)
+                self._addresses[number] = addresses
+        copies = self._copies(columns, self._to_copy) if self._to_copy else {}
         if copies:
             table = table[:]
             for (number, item), copy in copies.items():
                 table[number * self._count + item] = copy.data_ptr()
         self.run(columns, table, hypers)
-        increment_version(self._written)  # the kernel wrote behind autograd's back
+        for number in self._written:  # the kernel wrote behind autograd's back
+            increment_version(columns[number])
         for (number, item), copy in copies.items():
             if number in self._formula.written:
                 columns[number][item].copy_(copy)
 
-    def _is_bound(self, columns: Sequence[list[Tensor]], alike: bool) -> bool:
-        if len(columns[0]) != self._count:
-            return False
-        for number, seen, addresses in self._seen:
-            column = columns[number]
-            if addresses_of(column) != addresses:
-                return False
-            if not (alike and number == 0) and not all(map(is_, column, seen)):
-                return False
-        return True
-
-    def _lies_as_bound(self, firsts: list[Tensor]) -> bool:
-        return (
-            list(map(Tensor.stride, firsts)) == self._first_strides
-            and list(map(Tensor.numel, firsts)) == self.numels
-            and {tensor.dtype for tensor in firsts} == {self.dtypes[0]}
-        )
+    def _is_bound(self, columns: Sequence[list[Tensor]]) -> bool:
+        """Whether the tensors of the columns that are not fresh look as they did when they were examined."""
+        return len(columns[0]) == self._count and all(looks_so(columns[number]) for number, looks_so in self._seen)
 
     def _bind(self, columns: Sequence[list[Tensor]]) -> None:
+        """Examine the tensors and build what runs over them."""
         self._count = 0  # stays so if something raises here
         arrays = [number for number in range(len(columns)) if self._formula.kind(number) == "array"]
         self.dtypes = tuple(column[0].dtype for column in columns)
@@ -144,16 +131,17 @@ class Launch:
                 if number not in arrays and tensor.numel() != 1:
                     raise ValueError(f"{self._formula.name}: a scalar is one number, got shape {tuple(tensor.shape)}")
         firsts = columns[0]
-        self._first_strides = list(map(Tensor.stride, firsts))
         self._strides = [(t if is_dense(t) else torch.empty_like(t, device="meta")).stride() for t in firsts]
         self.numels = list(map(Tensor.numel, firsts))
         self.starts = array("q", accumulate(self.numels, initial=0))
         self.prepare(columns)
         stable = [number for number in range(len(columns)) if number not in self._fresh]
-        self._odd = {number: self._misfits(number, columns[number]) for number in stable if number in arrays}
-        self._seen = [(number, list(columns[number]), addresses_of(columns[number])) for number in stable]
-        self._written = [tensor for number, seen, _ in self._seen if number in self._formula.written for tensor in seen]
-        self._table = array("Q", chain.from_iterable(map(addresses_of, columns)))
+        odd = {number: self._misfits(number, columns[number]) for number in stable if number in arrays}
+        self._odd = {number: items for number, items in odd.items() if items}
+        self._seen = [(number, Alike(columns[number])) for number in stable]
+        self._written = [number for number in stable if number in self._formula.written]
+        self._addresses = list(map(addresses_of, columns))
+        self._table = array("Q", chain.from_iterable(self._addresses))
         self._count = len(firsts)
 
     def _lies_well(self, number: int, column: list[Tensor]) -> bool:

@@ -22,3 +22,7 @@ __all__ = ["Elementwise", "Pointwise", "Rowwise", "check_slope"]
 __all__ += ["Affine", "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "PReLU", "ELU", "SiLU", "Maxout", "Softmax", "LogSoftmax"]
 __all__ += ["Add", "Mul", "Copy", "Max", "MatMul"]
 __all__ += ["SquaredError", "BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "CrossEntropy"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -99,7 +99,8 @@ class CrossEntropy(Operation):
     w ((1 - ε) onehot + ε / C), and "mean" divides by the sum of the labels' weights. A row with the label ignore_index
     counts nowhere.
 
-    Saves x, the target and, for each row, m and ln Σ eˣ⁻ᵐ (torch: a second matrix). As in torch, the mean over nothing
+    Saves x, the target and, for each row, m and ln Σ eˣ⁻ᵐ. (torch saves a second matrix, so there the logits may be
+    written to between the loss and backward; here that is an error.) As in torch, the mean over nothing
     is NaN, its gradient 0. A label that is no class raises an IndexError; on a device, which nobody waits for, it makes
     the loss NaN. Better than torch: an ignored row has a gradient of 0 also if it holds NaN, and a class
     with q = 0 may have x = -∞.
@@ -109,6 +110,7 @@ class CrossEntropy(Operation):
     """
 
     tensors = 3
+    keeps = "the logits, which cross_entropy keeps in place of a second matrix, were written to"
     spares = ((), (1,), ())  # the gradient of probabilities does not need them
 
     @staticmethod
@@ -233,8 +235,8 @@ def _slope_by_kernel(
     seen = formula.seen_like(given)
     if seen is not None:
         results = [torch.empty_like(x), torch.empty_like(target)][: 1 + both]
-        seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
-        return (*results, *[None] * (3 - len(results)))
+        done = seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
+        return None if done is None else (*results, *[None] * (3 - len(results)))
     columns = _columns(*inputs)
     if columns is None:
         return None

@@ -12,20 +12,28 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
+from ..checks import wrong_type
 from ..formula import COMPILED, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
 from .operation import (
     STRIDED,
     dispatch_modes,
-    forward_levels,
+    early_modes,
     has_memory,
+    is_beyond_functions,
     is_compiling,
+    is_exporting,
     is_grad_enabled,
+    is_profiling,
+    is_traced,
+    jit_traces,
     lying_as,
     shortened,
     traced_output,
     transforms_active,
     twin,
+    written_to,
 )
+from .operator import as_operator
 
 
 class Elementwise(Function):
@@ -86,6 +94,8 @@ class Elementwise(Function):
             numbers = ctx.numbers if nothing else ()
             return (g, numbers) if saves_nothing else (*ctx.saved_tensors, numbers, g)
 
+        keeps = f"its {'input' if saves_input else 'output'}, which it keeps for its gradient, was written to"
+
         def forward(x: Tensor, *numbers: float) -> Tensor:
             if transforms_active() or forward_ad._current_level >= 0:
                 return value.on_tensors(x, numbers)
@@ -97,7 +107,10 @@ class Elementwise(Function):
             elif saves_nothing:
                 dx = chain.run(g, ctx.numbers if nothing else ())
             else:
-                (saved,) = ctx.saved_tensors
+                try:
+                    (saved,) = ctx.saved_tensors
+                except RuntimeError as error:
+                    raise written_to(cls.__name__, keeps, error) from None
                 dx = chain.run_pair(g, saved, ctx.numbers) if nothing else chain.run_pair(g, saved)
             return (dx, *nothing) if nothing else dx
 
@@ -143,11 +156,16 @@ class Elementwise(Function):
         plain_apply, inplace_apply = shortened(plain), shortened(twin(cls, inplace_forward, backward))
 
         def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
+            if not isinstance(x, Tensor):
+                raise wrong_type(cls.__name__, "x", 1, "Tensor", x)
             if inplace:
                 wanted = x.requires_grad and is_grad_enabled()
-                # An input that is to be saved is copied, in the graph: gradients of gradients go through it.
-                if is_compiling() or transforms_active() or forward_ad._current_level >= 0 or (wanted and saves_input):
-                    return x.copy_(call(x.clone() if saves_input and x.requires_grad else x, False, *numbers))
+                # An input that is to be saved is copied, in the graph: gradients of gradients go through it. (Inside a
+                # transform it may be saved by a gradient outside, of which x does not know.)
+                followed = is_compiling() or is_traced() or transforms_active() or forward_ad._current_level >= 0
+                if followed or (wanted and saves_input):
+                    may_be_saved = saves_input and (x.requires_grad or transforms_active())
+                    return x.copy_(call(x.clone() if may_be_saved else x, False, *numbers))
                 if not wanted:
                     return value.in_place(x, numbers)
                 if x.is_leaf:  # said before anything is written
@@ -157,14 +175,20 @@ class Elementwise(Function):
                     )
                 return inplace_apply(x, *numbers)
             if is_compiling():
-                return traced.apply(x, *numbers)
+                return traced.apply(x, *numbers) if is_exporting() else compiled([x], *numbers)
+            if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
+                return value.on_tensors(x, numbers)
+            return eager(x, *numbers)
+
+        def eager(x: Tensor, *numbers: float) -> Tensor:
             if transforms_active() or forward_ad._current_level >= 0:
-                # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
-                return value.on_tensors(x, numbers) if forward_levels() > 1 else cls.apply(x, *numbers)
-            if x.requires_grad and is_grad_enabled():
+                return value.on_tensors(x, numbers) if is_beyond_functions() else cls.apply(x, *numbers)
+            # A profiler learns the name of a function that is applied.
+            if (x.requires_grad and is_grad_enabled()) or is_profiling():
                 return plain_apply(x, *numbers) if numbers else plain_apply(x)
             return value.run(x, numbers)
 
+        compiled = as_operator(cls, eager, value.formula, chain.formula, cls.integers)
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
 
@@ -188,7 +212,7 @@ class _Evaluator:
     """
 
     def __init__(self, formula: Formula, integers: str = "refuse", numbers: Sequence[int] | None = None) -> None:
-        self._formula, self._integers, self._places = formula, integers, numbers
+        self.formula, self._integers, self._places = formula, integers, numbers
         self._kernels: dict[tuple[str, torch.dtype], Any] = {}  # by the type of the device; None: there is none
         self._fast: dict[torch.dtype, Any] = {}  # the built-in function of a kernel
 
@@ -213,7 +237,7 @@ class _Evaluator:
                 and x.is_cpu
                 and x.is_contiguous()
                 and not x.is_neg()
-                and not dispatch_modes()
+                and not (dispatch_modes() or early_modes())
             ):
                 y, elements = empty_like(x), x.numel()
                 own = self._chosen(numbers) if numbers else numbers
@@ -234,7 +258,7 @@ class _Evaluator:
                 and x.is_cpu
                 and x.is_contiguous()
                 and g.is_contiguous()
-                and not (x.is_neg() or g.is_neg() or dispatch_modes())
+                and not (x.is_neg() or g.is_neg() or dispatch_modes() or early_modes())
             ):
                 dx, elements = empty_like(x), x.numel()
                 own = self._chosen(numbers) if numbers else numbers
@@ -262,6 +286,7 @@ class _Evaluator:
             or x.is_neg()
             or (g is not None and type(g) not in PLAIN)
             or dispatch_modes()
+            or early_modes()
         ):
             return self.backward_on_tensors(x, numbers, g)
         if y is None:
@@ -286,7 +311,7 @@ class _Evaluator:
         if device not in COMPILED or dtype not in COMPILED[device].dtypes:
             return None
         try:
-            kernel = COMPILED[device].arrays(self._formula, (dtype,) * (len(self._formula.columns) + 1))
+            kernel = COMPILED[device].arrays(self.formula, (dtype,) * (len(self.formula.columns) + 1))
         except EngineUnavailable as reason:
             note_fallback(str(reason), "torch's operators")
             return None
@@ -303,7 +328,7 @@ class _Evaluator:
         if not (x.is_floating_point() or x.is_complex()):
             x = self._accept_integers(x)
         operands = (x,) if g is None else (g, x)
-        (y,) = self._formula(tuple(operand(tensor, "array") for tensor in operands), self._chosen(numbers))
+        (y,) = self.formula(tuple(operand(tensor, "array") for tensor in operands), self._chosen(numbers))
         return y.to(x.dtype)
 
     def _accept_integers(self, x: Tensor) -> Tensor:
@@ -311,4 +336,4 @@ class _Evaluator:
             return x.to(torch.get_default_dtype())
         if self._integers == "keep" and x.dtype is not torch.bool:
             return x
-        raise NotImplementedError(f"{self._formula.name}: the input must be a floating-point tensor, got {x.dtype}")
+        raise NotImplementedError(f"{self.formula.name}: the input must be a floating-point tensor, got {x.dtype}")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..checks import wrong_type
 from ..formula import maximum, where
-from .operation import Operation, twin
+from .operation import Operation, is_beyond_functions, is_compiling, is_traced, transforms_active
 from .pointwise import Pointwise
 
 
@@ -137,8 +138,11 @@ class Copy(Function):
 
 
 def _copy(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    return (_traced_copy if torch.compiler.is_compiling() else Copy).apply(x, n)
+    if not isinstance(x, Tensor):
+        raise wrong_type("Copy", "x", 1, "Tensor", x)
+    # Compilers and tracers see the operators, which have the same gradient.
+    is_followed = is_compiling() or is_traced() or (transforms_active() and is_beyond_functions())
+    return Copy.forward(x, n) if is_followed else Copy.apply(x, n)
 
 
-_traced_copy = twin(Copy, lambda ctx, x, n: Copy.forward(x, n), Copy.backward)
 Copy.call = staticmethod(_copy)

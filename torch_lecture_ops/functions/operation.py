@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import compress
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch._functorch import pyfunctorch
 from torch.autograd import Function, forward_ad
 
+from ..checks import wrong_type
 from ..formula import COMPILED, PLAIN, Alike, EngineUnavailable, Formula, note_fallback, operand
+from .operator import as_operator
 
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 is_compiling = torch.compiler.is_compiling
 is_grad_enabled = torch.is_grad_enabled
+jit_traces = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
 transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+# Modes that see operations before autograd does are not counted there.
+early_modes = partial(torch._C._dispatch_tls_is_dispatch_key_included, torch._C.DispatchKey.PreDispatch)
+is_profiling = getattr(torch.autograd, "_profiler_enabled", lambda: False)
 STRIDED = torch.strided
 CPU = torch.device("cpu")
 IS_TORCH_2_11 = torch.__version__.startswith("2.11.")
+
+
+def is_exporting() -> bool:
+    """Whether torch.export follows. (torch.compiler.is_exporting of torch 2.11 is True under torch.compile, too.)"""
+    return getattr(torch.compiler, "_is_exporting_flag", False)
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace, or a mode that sees operations before autograd does, follows what happens here."""
+    return not is_compiling() and (jit_traces() or early_modes())
 
 
 class Operation(Function):
@@ -39,6 +57,8 @@ class Operation(Function):
         pushforward(tangents, saved, options) -> tangent
             The tangent of the output from those of the tensors (None for none).
 
+    `keeps` is how an error begins if what is saved was written to before backward.
+
     `spares` names, for each tensor, the places of those in `saved` that its gradient does not need. What none of the
     wanted gradients needs is not saved: `pullback` gets a tensor like it, with any values.
 
@@ -47,6 +67,7 @@ class Operation(Function):
 
     tensors: ClassVar[int] = 1
     rule: ClassVar[Any] = None
+    keeps: ClassVar[str] = "what it keeps for its gradient was written to"
     spares: ClassVar[Sequence[Collection[int]]] = ()  # without an entry: none
     call: Any  # made for each subclass
     generate_vmap_rule = True
@@ -75,11 +96,16 @@ class Operation(Function):
         def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
             needed, by_kernel = ctx.needs_input_grad, not is_grad_enabled() and nobody_watches() and has_memory(g)
             options, spared = ctx.options
-            saved = _recalled(ctx.saved_tensors, spared, g) if spared else ctx.saved_tensors
+            try:
+                saved = ctx.saved_tensors
+            except RuntimeError as error:
+                raise written_to(cls.__name__, cls.keeps, error) from None
+            saved = _recalled(saved, spared, g) if spared else saved
             gradients = pullback(g, saved, options, needed[:count], by_kernel)
             return gradients + (None,) * (len(needed) - count)
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.set_materialize_grads(False)  # no tangent is no zero, which infinities would turn into NaN
             saved = remember(ctx, inputs, keep(inputs, output, ()), never)  # a tangent may use what no gradient does
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
@@ -101,7 +127,7 @@ class Operation(Function):
             return gradients + (None,) * (len(needed) - count)
 
         def plain_forward(ctx: Any, *inputs: Any) -> Tensor:
-            y, kept = evaluate(inputs, not dispatch_modes())
+            y, kept = evaluate(inputs, not (dispatch_modes() or early_modes()))
             ctx.save_for_backward(*remember(ctx, inputs, keep(inputs, y, kept), spares[ctx.needs_input_grad]))
             return y
 
@@ -110,16 +136,31 @@ class Operation(Function):
 
         def call(*inputs: Any) -> Tensor:
             if is_compiling():
-                return traced.apply(*_distinct(inputs, count))
+                if is_exporting():  # a program without our operator
+                    return traced.apply(*_distinct(inputs, count))
+                return compiled([*inputs[:count]], *inputs[count:])
+            if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
+                return evaluate(inputs, False)[0]
+            try:
+                return eager(*inputs)
+            except (AttributeError, TypeError):
+                for position, tensor in enumerate(inputs[:count], start=1):
+                    if tensor is not None and not isinstance(tensor, Tensor):
+                        raise wrong_type(cls.__name__, "inputs", position, "Tensor", tensor) from None
+                raise
+
+        def eager(*inputs: Any) -> Tensor:
             if transforms_active() or forward_ad._current_level >= 0:
-                # torch loses the outer derivative of forward mode in forward mode for every Function: silently 0
-                return evaluate(inputs, False)[0] if forward_levels() > 1 else cls.apply(*inputs)
+                return evaluate(inputs, False)[0] if is_beyond_functions() else cls.apply(*inputs)
             if is_grad_enabled():
                 for tensor in inputs[:count]:
                     if tensor is not None and tensor.requires_grad:
                         return plain_apply(*inputs)
-            return evaluate(inputs, not dispatch_modes())[0]
+            if is_profiling():  # which learns the name of a function that is applied
+                return plain_apply(*inputs)
+            return evaluate(inputs, not (dispatch_modes() or early_modes()))[0]
 
+        compiled = as_operator(cls, eager, *getattr(rule, "formulas", ()))
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
 
@@ -131,6 +172,15 @@ def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..
     forward.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(cls.__name__, (Function,), methods | {"__module__": cls.__module__})
+
+
+def written_to(name: str, keeps: str, error: RuntimeError) -> RuntimeError:
+    """The error of autograd for a saved tensor that was written to, with the function's name and a remedy."""
+    if "modified by an inplace operation" not in str(error):
+        return error
+    return RuntimeError(
+        f"{name}: {keeps}. Write to a clone (x = x.clone()), or only after backward. torch says: {error}"
+    )
 
 
 def traced_output(y: Tensor) -> Tensor:
@@ -152,10 +202,14 @@ def shortened(function: Any) -> Any:
     return getattr(super(Function, function), "apply", function.apply)
 
 
-def forward_levels() -> int:
-    """How many forward-mode transforms are nested here."""
-    interpreters = pyfunctorch.retrieve_all_functorch_interpreters()
-    return sum(isinstance(interpreter, pyfunctorch.JvpInterpreter) for interpreter in interpreters)
+def is_beyond_functions() -> bool:
+    """Whether transforms are nested here that torch's Functions cannot do: then the operators of the value must do.
+
+    Of forward mode in forward mode torch loses the outer derivative for every Function: it is silently 0. And
+    `torch.func.functionalize` takes none.
+    """
+    keys = [interpreter.key() for interpreter in pyfunctorch.retrieve_all_functorch_interpreters()]
+    return keys.count(TransformType.Jvp) > 1 or TransformType.Functionalize in keys
 
 
 class _Spares(dict[tuple[bool, ...], tuple[int, ...]]):
@@ -192,8 +246,9 @@ def lying_as(y: Tensor, x: Tensor) -> Tensor:
 
 
 def nobody_watches() -> bool:
-    """No transform, no forward mode and no mode that sees operations: a kernel may run."""
-    return not (transforms_active() or forward_ad._current_level >= 0 or dispatch_modes())
+    """No transform, no forward mode, no tracer and no mode that sees operations: a kernel may run."""
+    is_transformed = transforms_active() or forward_ad._current_level >= 0
+    return not (is_transformed or dispatch_modes() or early_modes() or jit_traces())
 
 
 def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
@@ -207,7 +262,8 @@ def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
 
 def has_values(tensor: Tensor) -> bool:
     """That may be read: not while compiling or tracing, nor of a device, which would wait."""
-    return not is_compiling() and not dispatch_modes() and type(tensor) is Tensor and tensor.is_cpu
+    is_watched = is_compiling() or dispatch_modes() or early_modes() or jit_traces()
+    return not is_watched and type(tensor) is Tensor and tensor.is_cpu
 
 
 def has_memory(g: Tensor) -> bool:
@@ -272,14 +328,10 @@ class RowFormula:
         steps = [(stride, first * tensor.itemsize) for tensor, stride, first in columns]
         call = kernel.prepare(shape, steps, device)
         addresses = [tensor.data_ptr() for tensor in tensors]
-        try:
-            totals = call(addresses, numbers)
-        except EngineUnavailable as reason:
-            note_fallback(str(reason), "torch's operators")
-            return None
+        totals = _totals(call, addresses, numbers)
         elements = (shape[0] - 1) * shape[1] + shape[2]
         was_copied = any(tensor.data_ptr() not in addresses for tensor in watched)
-        if watched and elements and not was_copied:
+        if totals is not None and watched and elements and not was_copied:
             self._seen = Seen(Alike(watched).check, key, shape, elements, call)
         return totals
 
@@ -317,9 +369,18 @@ class Seen(NamedTuple):
     elements: int  # of such a shape; not 0
     call: Callable[..., Sequence[Total]]  # see `RowKernel.prepare`
 
-    def run(self, tensors: Sequence[Tensor], numbers: Sequence[Number] = ()) -> Sequence[Total]:
+    def run(self, tensors: Sequence[Tensor], numbers: Sequence[Number] = ()) -> Sequence[Total] | None:
         """As `RowFormula.run`, with the tensors of the columns."""
-        return self.call(map(Tensor.data_ptr, tensors), numbers)
+        return _totals(self.call, map(Tensor.data_ptr, tensors), numbers)
+
+
+def _totals(call: Callable[..., Sequence[Total]], addresses: Iterable[int], numbers: Sequence[Number]) -> Any:
+    """The totals of a kernel; None if it cannot be built. (One for unaligned tensors is built when such come.)"""
+    try:
+        return call(addresses, numbers)
+    except EngineUnavailable as reason:
+        note_fallback(str(reason), "torch's operators")
+        return None
 
 
 def upcast(tensor: Tensor) -> Tensor:

@@ -66,15 +66,21 @@ class _Rule:
             raise TypeError(f"{name}: chain asks for {unknown.pop()!r}, which the value does not have")
         self.tensors = len(self.names)
         self.taken = [self.names.index(name) for name in taken]
-        self.spares = self._spares()
+        slope = self._slope()
+        value_alone = Formula(value, ("array",) * self.tensors, (self.tensors,), self.numbers, name)
+        self.spares, self.formulas = self._spares(slope), (value_alone, slope)
         self._kernel_of_value, self._kernel_of_chain = cache(self._value_of_rows), cache(self._chain_of_rows)
         self.arrays: tuple[Part, ...] = ("array",) * self.tensors
 
-    def _spares(self) -> Sequence[Collection[int]]:
-        """The tensors that do not occur in each gradient."""
+    def _slope(self) -> Formula:
+        """The chain as a formula of elements."""
         columns = ("array",) * (1 + len(self.taken))
         stores = tuple(range(len(columns), len(columns) + self.tensors))
-        reads = trace(Formula(self.chain, columns, stores, self.chosen, f"{self.name}'s slope")).reads()
+        return Formula(self.chain, columns, stores, self.chosen, f"{self.name}'s slope")
+
+    def _spares(self, slope: Formula) -> Sequence[Collection[int]]:
+        """The tensors that do not occur in each gradient."""
+        reads = trace(slope).reads()
         return [{*range(self.tensors)}.difference(self.taken[k - 1] for k in read if k) for read in reads]
 
     def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
@@ -135,13 +141,12 @@ class _Rule:
     def _value_by_kernel(self, tensors: Sequence[Tensor], numbers: Sequence[Number], reduction: str) -> Tensor | None:
         elementwise = reduction == "none"
         seen = self._kernel_of_value(self.arrays, elementwise).seen_like(tensors)
+        if seen is not None and elementwise:
+            y = empty_like(tensors[0])
+            return None if seen.run((*tensors, y), numbers) is None else y
         if seen is not None:
-            if elementwise:
-                y = empty_like(tensors[0])
-                seen.run((*tensors, y), numbers)
-                return y
-            (total,) = seen.run(tensors, (*numbers, _count(seen.elements, reduction)))
-            return _as_tensor(total, tensors[0].dtype)
+            totals = seen.run(tensors, (*numbers, _count(seen.elements, reduction)))
+            return None if totals is None else _as_tensor(totals[0], tensors[0].dtype)
         lie = _layout(tensors)
         if lie is None:
             return None
@@ -165,8 +170,8 @@ class _Rule:
         if seen is not None:
             given = numbers if elementwise else (*numbers, as_number(g), _count(seen.elements, reduction))
             results = [empty_like(saved[0]) if is_needed else None for is_needed in needed]
-            seen.run([*watched, *[t for t in results if t is not None]], given)
-            return tuple(results)
+            done = seen.run([*watched, *[t for t in results if t is not None]], given)
+            return None if done is None else tuple(results)
         lie = _layout(saved)
         if lie is None or (elementwise and g.dtype is not lie.like.dtype):
             return None

@@ -49,6 +49,7 @@ class _Rule:
         self.value = RowFormula(Formula(value, ("array",), (1,), name=name))
         self.chain = RowFormula(Formula(chain, ("array", "array"), (2,), name=f"{name}'s slope"))
         self.push = RowFormula(Formula(push, ("array", "array"), (2,), name=f"{name}'s slope"))
+        self.formulas = self.value.formula, self.chain.formula, self.push.formula
 
     def evaluate(self, inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
         x, dim = inputs
@@ -77,8 +78,7 @@ def _along(dim: int, formula: RowFormula, by_kernel: bool, *tensors: Tensor) -> 
     if by_kernel:
         y = torch.empty_like(like)
         seen = formula.seen_like(tensors, dim)
-        if seen is not None:
-            seen.run((*tensors, y))
+        if seen is not None and seen.run((*tensors, y)) is not None:
             return y
         rows, moved = [t.movedim(dim, -1) for t in tensors], y.movedim(dim, -1)
         result = moved if moved.is_contiguous() else torch.empty(moved.shape, dtype=y.dtype, device=y.device)

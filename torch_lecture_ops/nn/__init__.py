@@ -15,8 +15,12 @@ from .modules import (
     Softmax,
     Tanh,
 )
-from .replace import replace_activations
+from .replace import replace_activations, restore_activations
 
 __all__ = ["Affine", "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "PReLU", "ELU", "SiLU", "Maxout", "Softmax", "LogSoftmax"]
 __all__ += ["QuadraticCost", "MSELoss", "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss"]
-__all__ += ["functional", "init", "replace_activations"]
+__all__ += ["functional", "init", "replace_activations", "restore_activations"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -31,12 +31,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_choice, check_integer, wrong_type
 from .modules import Maxout
 
 __all__ = [
@@ -50,7 +51,14 @@ __all__ = [
     "Report",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Activation = str | Callable[[Tensor], Tensor]
+Mode = Literal["average", "forward", "backward"]
+Scheme = Literal["auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
 
 # Slide 'Glorot and He Initialization'. Softmax has 1, for the cost behind it takes z as it is: slope softmax − onehot.
 GAINS = {
@@ -119,7 +127,8 @@ def gain(activation: Activation, param: float | None = None) -> float:
     >>> round(gain(torch.nn.functional.gelu), 4)
     1.5335
     """
-    if not callable(activation) and activation not in (known := [*GAINS, *FAMILIES]):
+    known = [*GAINS, *FAMILIES]
+    if not callable(activation) and not (isinstance(activation, str) and activation in known):
         names = _names(known)
         raise ValueError(f"gain: activation must be one of {names} or an elementwise function, got {activation!r}")
     if isinstance(activation, str) and activation in FAMILIES:
@@ -165,7 +174,7 @@ def _solve(f: Callable[[Tensor], Tensor]) -> float:
 def glorot_uniform_(
     tensor: Tensor,
     activation: Activation = "tanh",
-    mode: str = "average",
+    mode: Mode = "average",
     generator: torch.Generator | None = None,
     *,
     param: float | None = None,
@@ -191,6 +200,7 @@ def glorot_uniform_(
         groups: groups of the convolution, a divisor of tensor.shape[0]
 
     Raises:
+        TypeError: no tensor; groups that are no integer
         ValueError: fewer than 2 dimensions; groups do not divide; unknown mode, activation or param
 
     >>> w = glorot_uniform_(torch.empty(50, 100), "sigmoid")  # bound 4 · √(6/150)
@@ -204,7 +214,7 @@ def glorot_uniform_(
 def glorot_normal_(
     tensor: Tensor,
     activation: Activation = "tanh",
-    mode: str = "average",
+    mode: Mode = "average",
     generator: torch.Generator | None = None,
     *,
     param: float | None = None,
@@ -230,7 +240,7 @@ def glorot_normal_(
 def he_uniform_(
     tensor: Tensor,
     activation: Activation = "relu",
-    mode: str = "forward",
+    mode: Mode = "forward",
     generator: torch.Generator | None = None,
     *,
     param: float | None = None,
@@ -258,7 +268,7 @@ def he_uniform_(
 def he_normal_(
     tensor: Tensor,
     activation: Activation = "relu",
-    mode: str = "forward",
+    mode: Mode = "forward",
     generator: torch.Generator | None = None,
     *,
     param: float | None = None,
@@ -280,10 +290,12 @@ def he_normal_(
     return _draw(tensor, std, generator, uniform=False)
 
 
-def _std(who: str, tensor: Tensor, g: float, mode: str, transposed: bool, groups: int) -> float:
+def _std(who: str, tensor: Tensor, g: float, mode: Mode, transposed: bool, groups: int) -> float:
     """The standard deviation σ: the formulas at the head of this file."""
-    if mode not in ("average", "forward", "backward"):
-        raise ValueError(f"{who}: mode must be 'average', 'forward' or 'backward', got {mode!r}")
+    check_choice(who, "mode", mode, get_args(Mode))
+    if not isinstance(tensor, Tensor):
+        raise wrong_type(who, "tensor", 1, "Tensor", tensor)
+    check_integer(who, "groups", 0, groups)
     if tensor.dim() < 2:
         raise ValueError(
             f"{who}: Fan in and fan out can not be computed for tensor with fewer than 2 dimensions, "
@@ -339,7 +351,7 @@ class Report(list[Layer]):
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 # Mode, as in the function's signature, and whether it is uniform.
-SCHEMES = {
+SCHEMES: dict[str, tuple[Mode, bool]] = {
     "glorot_uniform": ("average", True),
     "glorot_normal": ("average", False),
     "he_uniform": ("forward", True),
@@ -382,7 +394,7 @@ class _Follower(NamedTuple):
 def initialize(
     model: nn.Module,
     activation: Activation = "auto",
-    scheme: str = "auto",
+    scheme: Scheme = "auto",
     generator: torch.Generator | None = None,
     report: Callable[[Report], object] | None = None,
 ) -> nn.Module:
@@ -407,6 +419,7 @@ def initialize(
             it to the log "torch_lecture_ops", level INFO
 
     Raises:
+        TypeError: no module; a report that cannot be called
         ValueError: no such layer in the model; a lazy one that has no shape yet, a parametrized or pruned one; unknown
             activation or scheme. The model is then unchanged.
 
@@ -418,9 +431,12 @@ def initialize(
     >>> bool(model[3].weight.abs().max() <= 0.378), model[3].bias.sum().item()  # √(6/42)
     (True, 0.0)
     """
-    if scheme != "auto" and scheme not in SCHEMES:
-        raise ValueError(f"initialize: scheme must be 'auto', {_names(SCHEMES)}, got {scheme!r}")
-    auto = activation == "auto"
+    if not isinstance(model, nn.Module):
+        raise wrong_type("initialize", "model", 1, "torch.nn.Module", model)
+    if report is not None and not callable(report):
+        raise wrong_type("initialize", "report", 5, "a function", report)
+    check_choice("initialize", "scheme", scheme, get_args(Scheme))
+    auto = isinstance(activation, str) and activation == "auto"
     default = _Follower("linear", 1.0)
     if not auto:
         name = activation if isinstance(activation, str) else getattr(activation, "__name__", type(activation).__name__)

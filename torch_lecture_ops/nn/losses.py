@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..checks import check_choice, check_integer, check_number
 from ..formula import HALF
 from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
 from ..functions.cross_entropy import out_of_bounds
 from ..functions.operation import has_values, nobody_watches
 from ..functions.squared_error import WeightedSquare
+from .special import any_special, check_strided, elsewhere
 
 _is_any_autocast_enabled = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # ten times as fast
+
+Reduction = Literal["none", "mean", "sum"]
+Scaling = Literal["notes", "sum", "mean"]
+SCALINGS = get_args(Scaling)
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "QuadraticCost"]
 
 
-def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> Tensor:
+def quadratic_cost(input: Tensor, target: Tensor, reduction: Scaling = "notes") -> Tensor:
     """Σ (y - a)² in the three scalings of the notes; see `torch_lecture_ops.functions.SquaredError`.
 
     Arguments:
@@ -38,18 +43,20 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "notes") -> T
     tensor(2.1250)
     """
     if has_torch_function((input, target)):
-        return _overridden(quadratic_cost, (input, target), reduction=reduction)
-    check_tensors("quadratic_cost", input=input, target=target)
-    if reduction not in ("notes", "sum", "mean"):
-        raise ValueError(f"quadratic_cost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+        return handle_torch_function(quadratic_cost, (input, target), input, target, reduction=reduction)
+    check_strided("quadratic_cost", input=input, target=target)
+    check_choice("quadratic_cost", "reduction", reduction, SCALINGS)
     if input.shape != target.shape:
         raise ValueError(
             f"quadratic_cost: input and target must have the same shape, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
         )
-    input, target = _floats("quadratic_cost", input, target)
-    n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1)
-    return SquaredError.call(input, target, n or 1.0, "sum" if reduction == "notes" else reduction)
+    input, target = _floats("quadratic_cost", *_in_float32(input, target))
+    n = float(input.shape[-1] if input.dim() and reduction == "notes" else 1) or 1.0
+    reduction = "sum" if reduction == "notes" else reduction
+    if any_special(input, target):
+        return elsewhere(mse_loss, {"input": input, "target": target}, dict(reduction=reduction)) / n
+    return SquaredError.call(input, target, n, reduction)
 
 
 def mse_loss(
@@ -57,7 +64,7 @@ def mse_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
     """(y - a)², its mean or sum over all elements; see `torch_lecture_ops.functions.SquaredError`.
@@ -72,9 +79,9 @@ def mse_loss(
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor(2.)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options = dict(size_average=size_average, reduce=reduce, reduction=reduction, weight=weight)
-        return _overridden(mse_loss, (input, target), (weight,), **options)
+        return elsewhere(mse_loss, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
     if target.shape != input.shape:
         warnings.warn(
@@ -84,7 +91,7 @@ def mse_loss(
         )
         torch.broadcast_tensors(input, target)  # says what is wrong if they cannot be
     if weight is None:
-        input, target = _floats("mse_loss", input, target)
+        input, target = _floats("mse_loss", *_in_float32(input, target))
         return SquaredError.call(input, target, 1.0, reduction)
     if weight.shape != input.shape:
         raise ValueError("Weights and input must have the same size.")
@@ -100,7 +107,7 @@ def binary_cross_entropy(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """-(y ln a + (1 - y) ln(1 - a)), its mean or sum; see `torch_lecture_ops.functions.BinaryCrossEntropy`.
 
@@ -114,11 +121,10 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(torch.tensor([0.5, 0.75]), torch.tensor([0.0, 1.0]))
     tensor(0.4904)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
-        return _overridden(binary_cross_entropy, (input, target), (weight,), **options)
+        return elsewhere(binary_cross_entropy, {"input": input, "target": target}, options)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("binary_cross_entropy", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(
             f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is "
@@ -129,11 +135,11 @@ def binary_cross_entropy(
             "binary_cross_entropy is unsafe under autocast: a probability of float16 has lost what its logarithm "
             "needs; use binary_cross_entropy_with_logits"
         )
+    input, target, weight = _in_float32(input, target, weight)
     if not input.is_floating_point():
         raise NotImplementedError(f"binary_cross_entropy: floating-point tensors are needed, got {input.dtype}")
     if target.dtype is not input.dtype:
         raise RuntimeError(f"Found dtype {target.dtype} but expected {input.dtype}")
-    input, target = _floats("binary_cross_entropy", input, target)
     if weight is None:
         loss = BinaryCrossEntropy.call(input, target, reduction)
     else:
@@ -149,7 +155,7 @@ def binary_cross_entropy_with_logits(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """`binary_cross_entropy` of σ(input), which does not saturate; see
@@ -166,19 +172,18 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 1.0]))
     tensor(0.4100)
     """
-    if has_torch_function((input, target, weight, pos_weight)):
-        options: dict[str, Any] = dict(weight=weight, size_average=size_average, reduce=reduce, reduction=reduction)
-        options |= dict(pos_weight=pos_weight)
-        return _overridden(binary_cross_entropy_with_logits, (input, target), (weight, pos_weight), **options)
+    if any_special(input, target, weight, pos_weight):
+        options: dict[str, Any] = dict(weight=weight, pos_weight=pos_weight)
+        options |= dict(size_average=size_average, reduce=reduce, reduction=reduction)
+        return elsewhere(binary_cross_entropy_with_logits, {"input": input, "target": target}, options)
+    input, target, weight, pos_weight = _in_float32(input, target, weight, pos_weight)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("binary_cross_entropy_with_logits", input=input, target=target)
     if target.shape != input.shape:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
     if not input.is_floating_point():
         raise NotImplementedError(f"binary_cross_entropy_with_logits: logits must be floats, got {input.dtype}")
     if not target.is_floating_point():
         raise RuntimeError(f"result type {input.dtype} can't be cast to the desired output type {target.dtype}")
-    input, target = _in_float32(input, target)
     if weight is None and pos_weight is None:
         loss = BinaryCrossEntropyWithLogits.call(input, target, reduction)
     else:
@@ -198,7 +203,7 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """-ln softmax(input) at the target, its mean or sum; see `torch_lecture_ops.functions.CrossEntropy`.
@@ -216,18 +221,20 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2]))
     tensor(0.7531)
     """
-    if has_torch_function((input, target, weight)):
+    if any_special(input, target, weight):
         options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
-        return _overridden(cross_entropy, (input, target), (weight,), **options)
+        return elsewhere(cross_entropy, {"input": input, "target": target}, options)
+    input, target, weight = _in_float32(input, target, weight)
     reduction = _checked(reduction, size_average, reduce)
-    check_tensors("cross_entropy", input=input, target=target)
-    check_integer("cross_entropy", "ignore_index", ignore_index)
+    if type(ignore_index) is not int:
+        check_integer("cross_entropy", "ignore_index", 5, ignore_index)
+    if type(label_smoothing) is not float:
+        check_number("cross_entropy", "label_smoothing", 8, label_smoothing)
     _check_cross_entropy(input, target, weight, ignore_index, label_smoothing)
     dim = 1 if input.dim() > 1 else 0
     classes = input.shape[dim]
     if not target.is_floating_point():
-        (input,) = _floats("cross_entropy", input)
         _check_labels(input, target, classes, ignore_index)
         if not classes:
             return _of_no_classes(input.sum(dim), reduction)
@@ -249,11 +256,7 @@ def cross_entropy(
     return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
 
 
-def _overridden(function: Any, tensors: Sequence[Any], others: Sequence[Any] = (), **options: Any) -> Any:
-    return handle_torch_function(function, (*tensors, *others), *tensors, **options)
-
-
-def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> Reduction:
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction == "elementwise_mean":
@@ -261,7 +264,7 @@ def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> 
         reduction = "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
-    return reduction
+    return reduction  # type: ignore[return-value]
 
 
 def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
@@ -269,21 +272,8 @@ def _of_no_classes(rows: Tensor, reduction: str) -> Tensor:
     return rows if reduction == "none" else rows.sum() * (math.nan if reduction == "mean" else 1.0)
 
 
-def check_tensors(who: str, **tensors: Any) -> None:
-    """Raise torch's TypeError for what is none."""
-    for name, value in tensors.items():
-        if type(value) is not Tensor and not isinstance(value, Tensor):  # the first is faster
-            raise TypeError(f"{who}(): argument '{name}' must be Tensor, not {type(value).__name__}")
-
-
-def check_integer(who: str, name: str, value: Any) -> None:
-    """Raise torch's TypeError for what is none; True and False are none."""
-    if type(value) is not int and (isinstance(value, bool) or not hasattr(value, "__index__")):
-        raise TypeError(f"{who}(): argument '{name}' must be int, not {type(value).__name__}")
-
-
 def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, all of them floating-point, and in float32 where autocast is on."""
+    """The tensors, all of them floating-point."""
     if not all(map(Tensor.is_floating_point, tensors)):
         floating = [t.dtype for t in tensors if t.is_floating_point()]
         if not floating or any(t.is_complex() for t in tensors):
@@ -291,13 +281,13 @@ def _floats(who: str, *tensors: Tensor) -> tuple[Tensor, ...]:
                 f"{who}: floating-point tensors are needed, got {', '.join(str(t.dtype) for t in tensors)}"
             )
         tensors = tuple([t if t.is_floating_point() else t.to(floating[0]) for t in tensors])
-    return _in_float32(*tensors)
+    return tensors
 
 
-def _in_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, none of them in a half type where autocast is on."""
+def _in_float32(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors, or None, none of them in a half type where autocast is on: before anything is checked."""
     if is_autocast_on(tensors[0]):
-        return tuple([t.float() if t.dtype in HALF else t for t in tensors])
+        return tuple([t.float() if t is not None and t.dtype in HALF else t for t in tensors])
     return tensors
 
 
@@ -408,6 +398,8 @@ def _check_cross_entropy(
 class MSELoss(nn.MSELoss):
     """(y - a)², its mean or sum; arguments as `torch.nn.MSELoss`, see `torch_lecture_ops.functions.SquaredError`."""
 
+    reduction: Reduction
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return mse_loss(input, target, reduction=self.reduction)
 
@@ -419,10 +411,9 @@ class QuadraticCost(nn.Module):
         reduction: "notes" (1/n_L Σ of each example, added up over the examples), "sum" or "mean".
     """
 
-    def __init__(self, reduction: str = "notes") -> None:
+    def __init__(self, reduction: Scaling = "notes") -> None:
         super().__init__()
-        if reduction not in ("notes", "sum", "mean"):
-            raise ValueError(f"QuadraticCost: reduction must be 'notes', 'sum' or 'mean', got {reduction!r}")
+        check_choice("QuadraticCost", "reduction", reduction, SCALINGS)
         self.reduction = reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -437,6 +428,8 @@ class BCELoss(nn.BCELoss):
     `torch_lecture_ops.functions.BinaryCrossEntropy`.
     """
 
+    reduction: Reduction
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
 
@@ -445,6 +438,8 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """`BCELoss` of σ(z); arguments as `torch.nn.BCEWithLogitsLoss`, see
     `torch_lecture_ops.functions.BinaryCrossEntropyWithLogits`.
     """
+
+    reduction: Reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(
@@ -456,6 +451,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
     """-ln softmax(x) at the target, its mean or sum; arguments as `torch.nn.CrossEntropyLoss`, see
     `torch_lecture_ops.functions.CrossEntropy`.
     """
+
+    reduction: Reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(

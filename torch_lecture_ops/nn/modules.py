@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_integer
 from . import functional
+from .functional import Saved
 
 __all__ = ["Affine", "ELU", "LeakyReLU", "LogSoftmax", "Maxout", "PReLU", "ReLU", "SiLU", "Sigmoid", "Softmax", "Tanh"]
 
 
-class _MayBeInplace(nn.Module):
-    """An activation that can store its result in its input."""
-
-    __constants__ = ["inplace"]
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
-
-    def extra_repr(self) -> str:
-        return "inplace=True" if self.inplace else ""
+def _with(shown: str, **only_ours: tuple[Any, Any]) -> str:
+    """What torch's class shows in its repr, and the options that are only ours, if they are not at their defaults."""
+    own = [f"{name}={value!r}" for name, (value, default) in only_ours.items() if value != default]
+    return ", ".join(filter(None, [shown, *own]))
 
 
-class ReLU(_MayBeInplace):
+class ReLU(nn.ReLU):
     """max(0, x), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.ReLU`.
 
     Arguments:
@@ -31,7 +28,7 @@ class ReLU(_MayBeInplace):
         subgradient: the slope at 0, in [0, 1]; torch has 0.
     """
 
-    subgradient = 0.0  # of a module pickled before it had the option
+    subgradient = 0.0  # of a module that was torch's, or pickled before it had the option
 
     def __init__(self, inplace: bool = False, *, subgradient: float = 0.0) -> None:
         super().__init__(inplace)
@@ -41,67 +38,70 @@ class ReLU(_MayBeInplace):
         return functional.relu(input, self.inplace, subgradient=self.subgradient)
 
     def extra_repr(self) -> str:
-        shown = [f"subgradient={self.subgradient}"] if self.subgradient else []
-        return ", ".join([*filter(None, [super().extra_repr()]), *shown])
+        return _with(super().extra_repr(), subgradient=(self.subgradient, 0.0))
 
 
-class LeakyReLU(_MayBeInplace):
+class LeakyReLU(nn.LeakyReLU):
     """x where x > 0, else a x, elementwise, on tensors of any shape; see `torch_lecture_ops.functions.LeakyReLU`.
 
     Arguments:
-        negative_slope: a, any number.
+        negative_slope: a, any number; at least 0 for save="output".
         inplace: store the result in the input.
+        save: "input", as torch, or "output", with less memory; see `torch_lecture_ops.nn.functional.leaky_relu`.
     """
 
-    __constants__ = ["inplace", "negative_slope"]
+    save: Saved = "input"  # of a module that was torch's, or pickled before it had the option
 
-    def __init__(self, negative_slope: float = 1e-2, inplace: bool = False) -> None:
-        super().__init__(inplace)
-        self.negative_slope = negative_slope
+    def __init__(self, negative_slope: float = 1e-2, inplace: bool = False, *, save: Saved = "input") -> None:
+        super().__init__(negative_slope, inplace)
+        functional.check_saves("LeakyReLU", save, "negative_slope", negative_slope)
+        self.save = save
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.leaky_relu(input, self.negative_slope, self.inplace)
+        return functional.leaky_relu(input, self.negative_slope, self.inplace, save=self.save)
 
     def extra_repr(self) -> str:
-        return f"negative_slope={self.negative_slope}" + (", inplace=True" if self.inplace else "")
+        return _with(super().extra_repr(), save=(self.save, "input"))
 
 
-class ELU(_MayBeInplace):
+class ELU(nn.ELU):
     """x where x > 0, else α (eˣ - 1), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.ELU`.
 
     Arguments:
-        alpha: α, any number.
+        alpha: α, any number; at least 0 for save="output".
         inplace: store the result in the input.
+        save: "input", as torch, or "output", with less memory; see `torch_lecture_ops.nn.functional.elu`.
     """
 
-    __constants__ = ["alpha", "inplace"]
+    save: Saved = "input"  # of a module that was torch's, or pickled before it had the option
 
-    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
-        super().__init__(inplace)
-        self.alpha = alpha
+    def __init__(self, alpha: float = 1.0, inplace: bool = False, *, save: Saved = "input") -> None:
+        super().__init__(alpha, inplace)
+        functional.check_saves("ELU", save, "alpha", alpha)
+        self.save = save
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.elu(input, self.alpha, self.inplace)
+        return functional.elu(input, self.alpha, self.inplace, save=self.save)
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}" + (", inplace=True" if self.inplace else "")
+        return _with(super().extra_repr(), save=(self.save, "input"))
 
 
-class Sigmoid(nn.Module):
+class Sigmoid(nn.Sigmoid):
     """1 / (1 + e⁻ˣ), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.Sigmoid`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.sigmoid(input)
 
 
-class Tanh(nn.Module):
+class Tanh(nn.Tanh):
     """(eˣ - e⁻ˣ) / (eˣ + e⁻ˣ), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.Tanh`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.tanh(input)
 
 
-class SiLU(_MayBeInplace):
+class SiLU(nn.SiLU):
     """x / (1 + e⁻ˣ), elementwise, on tensors of any shape; see `torch_lecture_ops.functions.SiLU`.
 
     Arguments:
@@ -178,6 +178,7 @@ class Maxout(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_integer("Maxout", "pieces", 3, pieces)
         if pieces < 1:
             raise ValueError(f"Maxout: pieces must be at least 1, got {pieces}")
         self.pieces = pieces

@@ -24,3 +24,7 @@ __all__ = [
     "Buffer",
     "RuleOptimizer",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "lr_scheduler"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -82,7 +82,7 @@ class Adadelta(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "larson"] = "torch",
         decoupled_weight_decay: bool = False,
         kahan: bool = False,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -93,7 +93,7 @@ class Adagrad(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "larson", "memoryless"] = "torch",
         gamma: float = 1.0,
         decoupled_weight_decay: bool = False,
         kahan: bool = False,

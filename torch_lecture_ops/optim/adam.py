@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -104,7 +104,7 @@ class Adam(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        form: str = "torch",
+        form: Literal["torch", "incomplete", "larson"] = "torch",
         kahan: bool = False,
     ) -> None:
         defaults = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -42,7 +44,7 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = True,
-        form: str = "torch",
+        form: Literal["torch", "incomplete", "larson"] = "torch",
         kahan: bool = False,
     ) -> None:
         super().__init__(

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from copy import deepcopy
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from .plan import is_sharded, redistributed
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule
 
 
 def fitted(
-    name: str, saved: Group, groups: list[Group], rule_of: Callable[[Group], Rule], known: Iterable[Buffer]
+    name: str,
+    saved: Group,
+    groups: list[Group],
+    rule_of: Callable[[Group], Rule],
+    own: dict[str, Buffer],
+    others: Iterable[Rule],
 ) -> Group:
     """The state and the groups of a saved optimizer, for an optimizer of this name with these groups.
 
-    `known` are the buffers that an optimizer of this name may have; `rule_of` finds the rule of a group.
-    Raises ValueError where it does not fit.
+    `own` are the buffers that an optimizer of this name may have, by their keys; `others` the rules of all classes;
+    `rule_of` finds the rule of a group. Raises ValueError where it does not fit.
     """
     news = deepcopy(saved["param_groups"])
     if len(groups) != len(news):
@@ -30,17 +36,27 @@ def fitted(
         raise ValueError(
             "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
         )
-    buffers = {buffer.key: buffer for buffer in (STEP, *known, COMPENSATION)}
     state: defaultdict[Any, Group] = defaultdict(dict)
     state |= saved["state"]
     for group, new in zip(groups, news, strict=True):
-        for key in ("decoupled_weight_decay", "fused", "kahan"):
+        rule = _rule(name, group, new, rule_of)
+        if "decoupled_weight_decay" in group:  # whether it is Adam or AdamW is not for the state_dict to say
+            new["decoupled_weight_decay"] = group["decoupled_weight_decay"]
+        else:
+            new.pop("decoupled_weight_decay", None)
+        for key in ("fused", "kahan", *rule.starts):
             if key in group:
                 new.setdefault(key, group[key])  # what torch's class does not have, its state_dict does not switch off
-        rule = _rule(name, group, new, rule_of)
+        # Beside the optimizer's own entries may be anything, but not the state of a rule that is more than this one.
+        of_others = {
+            buffer.key
+            for other in others
+            if set(rule.group_numbers) < set(other.group_numbers) <= new.keys()
+            for buffer in other.buffers
+        }.difference(own)
         for p, number, label in _pairs(name, group, new):
             if number in state:
-                state[p] = _entries(f"{name}: {label}", p, state.pop(number), new, rule, buffers)
+                state[p] = _entries(f"{name}: {label}", p, state.pop(number), new, rule, own, of_others)
         new["params"] = group["params"]
         if "param_names" in group:
             new["param_names"] = group["param_names"]
@@ -54,8 +70,7 @@ def _rule(name: str, group: Group, new: Group, rule_of: Callable[[Group], Rule])
         raise ValueError(f"{name}: the state_dict has form={saved!r}, the optimizer form={form!r}; make both alike")
     rule = rule_of(group)
     switches = {buffer.when for buffer in rule.buffers}
-    numbers = {"betas" if number in ("beta1", "beta2") else number for number in rule.numbers} - switches
-    if missing := sorted(numbers.difference(new)):
+    if missing := sorted(set(rule.group_numbers).difference(switches, new)):
         raise ValueError(
             f"{name}: the state_dict is of another optimizer: its groups have no {', '.join(missing)}, "
             f"but {', '.join(key for key in new if key != 'params')}"
@@ -80,29 +95,33 @@ def _pairs(name: str, group: Group, new: Group) -> list[tuple[Tensor, Hashable, 
     return list(zip(params, numbers, labels, strict=True))
 
 
-def _entries(who: str, p: Tensor, entries: Group, group: Group, rule: Rule, buffers: dict[str, Buffer]) -> Group:
-    """The saved state of a parameter, on its device; arrays with its dtype."""
-    missing = [buffer.key for buffer in rule.buffers if buffer.when is None and buffer.key not in entries]
-    unknown = [key for key in entries if key not in buffers]
-    if entries and (missing or unknown):
-        expected = ", ".join(key for key in buffers if key != COMPENSATION.key)
+def _entries(
+    who: str, p: Tensor, entries: Group, group: Group, rule: Rule, own: dict[str, Buffer], of_others: Collection[str]
+) -> Group:
+    """The saved state of a parameter, on its device; the optimizer's own arrays with its dtype."""
+    is_missing = any(buffer.when is None and buffer.key not in entries for buffer in rule.buffers)
+    if (is_missing and not own.keys().isdisjoint(entries)) or not entries.keys().isdisjoint(of_others):
+        expected = ", ".join(key for key in own if key != COMPENSATION.key)
         raise ValueError(
             f"{who} has the state of another optimizer: {', '.join(map(str, entries))}; expected were {expected}"
         )
     cast = {}
     for key, value in entries.items():
-        shape = () if buffers[key].scalar else tuple(p.shape)
+        if key not in own:
+            cast[key] = tree_map_only(Tensor, lambda tensor: tensor.to(p.device), value)
+            continue
+        shape = () if own[key].scalar else tuple(p.shape)
         if isinstance(value, Tensor):
             if tuple(value.shape) != shape:
                 raise ValueError(f"{who}: {key} must have shape {shape}, got {tuple(value.shape)}")
-        elif value is not None and not (buffers[key].scalar and isinstance(value, Real)):
+        elif value is not None and not (own[key].scalar and isinstance(value, Real)):
             raise ValueError(f"{who}: {key} must be a tensor of shape {shape}, got {value!r}")
-        if isinstance(value, Tensor) and not buffers[key].scalar and is_sharded(value) != is_sharded(p):
+        if isinstance(value, Tensor) and not own[key].scalar and is_sharded(value) != is_sharded(p):
             raise ValueError(
                 f"{who}: {key} must be a {type(p.data).__name__}, as the parameter is, got a {type(value).__name__}; "
                 "use torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
-        cast[key] = _cast(p, value, group, buffers[key])
+        cast[key] = _cast(p, value, group, own[key])
     return cast
 
 

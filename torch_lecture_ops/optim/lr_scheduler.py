@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from ..checks import check_choice
 from .rule import Group
 
 __all__ = ["ClosedFormLR", "StepDecay", "ExponentialDecay", "InverseTimeDecay", "PowerCooling", "MomentumAnnealing"]
@@ -47,6 +48,10 @@ __all__ = ["ClosedFormLR", "StepDecay", "ExponentialDecay", "InverseTimeDecay", 
 __all__ += ["LRScheduler", "LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR"]
 __all__ += ["ExponentialLR", "PolynomialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR"]
 __all__ += ["OneCycleLR", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class ClosedFormLR(LRScheduler):
@@ -311,11 +316,10 @@ class MomentumAnnealing(LRScheduler):
         start: float = 0.5,
         end: float = 0.99,
         steps: int | None = None,
-        form: str = "linear",
+        form: Literal["linear", "sutskever"] = "linear",
         last_epoch: int = -1,
     ) -> None:
-        if form not in ("linear", "sutskever"):
-            raise ValueError(f"MomentumAnnealing: form must be 'linear' or 'sutskever', got {form!r}")
+        check_choice("MomentumAnnealing", "form", form, ("linear", "sutskever"))
         self.start = _real(self, "start", start, "in [0, 1)", lambda mu: 0 <= mu < 1)
         self.end = _real(self, "end", end, "in [0, 1)", lambda mu: 0 <= mu < 1)
         self.steps = _count(self, "steps", 250 if steps is None and form == "sutskever" else steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -94,7 +94,7 @@ class NAdam(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "simple"] = "torch",
         kahan: bool = False,
     ) -> None:
         defaults = {

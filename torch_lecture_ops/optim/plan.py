@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from operator import is_
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -20,12 +19,13 @@ Sparse = Literal["rows", "dense"]
 
 
 class Plan:
-    """How to update these parameters of a group, as long as `fits` says so."""
+    """How to update these parameters of a group, as long as `fits` says so. Keeps no tensor alive."""
 
     def __init__(self, update: Update, columns: Columns, sparse: Sparse) -> None:
-        params, grads, *_ = columns
-        self._update, self._params = update, list(params)
-        self._looks, self._alike, self._known = list(map(_look, grads)), Alike(grads), False
+        params, grads, *states = columns
+        self._update, self.count, self._known = update, len(params), False
+        self._looks, self._alike = list(map(_look, grads)), Alike(grads).check
+        self._others = [Alike(column).check for column in (params, *states)]
         together = defaultdict(list)  # an engine takes in one call what is alike
         for item, (p, g, *state) in enumerate(zip(*columns, strict=True)):
             kinds = tuple((tensor.dtype, tensor.device) for tensor in state)
@@ -41,15 +41,21 @@ class Plan:
         return {bucket.engine for bucket in self._buckets}
 
     def fits(self, update: Update, columns: Columns) -> bool:
-        """Whether the plan holds for this step too."""
-        params, grads, *_ = columns
-        if update is not self._update or not same_objects(params, self._params):
+        """Whether the plan holds for this step too: for the same formula and tensors that look the same."""
+        params, grads, *states = columns
+        if update is not self._update or len(params) != self.count:
             return False
-        self._known = self._alike(grads)
+        try:
+            for check, column in zip(self._others, (params, *states), strict=True):
+                if not check(*column):
+                    return False
+            self._known = self._alike(*grads)
+        except TypeError:  # something is no tensor
+            return False
         if not self._known:
             if list(map(_look, grads)) != self._looks:
                 return False
-            self._alike = Alike(grads)
+            self._alike = Alike(grads).check
         return True
 
     def run(self, columns: Columns, hypers: list[Any]) -> None:
@@ -58,13 +64,8 @@ class Plan:
             bucket.run(columns, hypers, self._known)
 
 
-def same_objects(these: Sequence[Any], those: Sequence[Any]) -> bool:
-    """Whether both hold the same objects in the same order."""
-    return len(these) == len(those) and all(map(is_, these, those))
-
-
-def _look(g: Tensor) -> Any:
-    return type(g), g.dtype, g.layout, g.device
+def _look(g: Tensor | None) -> Any:
+    return None if g is None else (type(g), g.dtype, g.layout, g.device)
 
 
 class _Bucket:
@@ -110,7 +111,7 @@ class _Bucket:
         ) from None
 
     def run(self, columns: Columns, hypers: list[Any], alike: bool) -> None:
-        """Update the parameters and their state; `alike`: the gradients look like those of the call before."""
+        """Update the parameters and their state; `alike`: all tensors look as they did at the call before."""
         if self._items is not None:
             columns = [[column[item] for item in self._items] for column in columns]
         if not (self._is_sharded or self._is_sparse or self._is_complex):

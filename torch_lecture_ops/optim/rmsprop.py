@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -13,7 +13,7 @@ from .rule_optimizer import RuleOptimizer, check_momentum, not_negative
 
 
 def larson(p: Any, g: Any, v: Any, *, lr: Any, alpha: Any, eps: Any) -> Any:
-    """ε inside the root, as in TensorFlow.
+    """ε inside the root.
 
         v = α v + (1 - α) g²,  p = p - η g / √(v + ε)
 
@@ -32,7 +32,8 @@ class RMSprop(RuleOptimizer):
 
     centered: √(v - ḡ²) takes the place of √v, with ḡ = α ḡ + (1 - α) g, an estimate of the gradient's variance.
     momentum: b = μ b + g / (√v + ε), p = p - η b.
-    form="larson": p = p - η g / √(v + ε).
+    form="larson": p = p - η g / √(v + ε). With initial_accumulator_value=1 it is the RMSprop of TensorFlow, of timm
+    (RMSpropTF) and of Stable-Baselines3 (RMSpropTFLike), as long as these have no momentum and are not centered.
 
     Source: CS231n, slide 'RMSProp update' (Tieleman and Hinton 2012; there cache, decay_rate, and ε = 1e-7 outside the
     root, as here). The other form: see its function.
@@ -54,6 +55,7 @@ class RMSprop(RuleOptimizer):
         maximize: go up the objective instead of down.
         differentiable: let autograd go through the step.
         form: "torch" or "larson" (neither momentum nor centered).
+        initial_accumulator_value: v at first, >= 0, in every form.
         decoupled_weight_decay: p = (1 - η λ) p before the step instead of the penalty.
         kahan: compensate the rounding of half types, see `RuleOptimizer`.
 
@@ -70,7 +72,7 @@ class RMSprop(RuleOptimizer):
     """
 
     buffers = {
-        "v": Buffer("square_avg"),
+        "v": Buffer("square_avg", initial="initial_accumulator_value"),
         "b": Buffer("momentum_buffer", when="momentum"),
         "g_avg": Buffer("grad_avg", when="centered"),
     }
@@ -92,7 +94,8 @@ class RMSprop(RuleOptimizer):
         differentiable: bool = False,
         *,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "larson"] = "torch",
+        initial_accumulator_value: float = 0.0,
         decoupled_weight_decay: bool = False,
         kahan: bool = False,
     ) -> None:
@@ -108,8 +111,15 @@ class RMSprop(RuleOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        beyond = {"fused": fused, "form": form, "decoupled_weight_decay": decoupled_weight_decay, "kahan": kahan}
-        super().__init__(params, defaults, **beyond)
+        super().__init__(
+            params,
+            defaults,
+            fused=fused,
+            form=form,
+            initial_accumulator_value=initial_accumulator_value,
+            decoupled_weight_decay=decoupled_weight_decay,
+            kahan=kahan,
+        )
 
     @staticmethod
     def rule(p: Any, g: Any, v: Any, b: Any, g_avg: Any, *, lr: Any, alpha: Any, eps: Any, momentum: Any) -> Any:
@@ -127,6 +137,6 @@ class RMSprop(RuleOptimizer):
     def check(self, group: Group) -> None:
         not_negative(eps=group["eps"])
         check_momentum("RMSprop", group["momentum"])
-        not_negative(alpha=group["alpha"])
+        not_negative(alpha=group["alpha"], initial_accumulator_value=group.get("initial_accumulator_value", 0.0))
         if not group["alpha"] < 1.0:
             raise ValueError(f"RMSprop: alpha must be in [0, 1), got {group['alpha']}")

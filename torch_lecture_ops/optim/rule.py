@@ -36,7 +36,7 @@ class Buffer:
     Arguments:
         key: its name in the state and in checkpoints.
         when: the key of the parameter group that must be true (or not zero) for the buffer to exist.
-        initial: its value at first, or the key of the parameter group that holds it.
+        initial: its value at first, or the key of the parameter group that holds it, else an option of the class.
         scalar: one number a parameter instead of one an element.
     """
 
@@ -86,15 +86,24 @@ class Rule:
     asks_first: bool
 
     @property
+    def group_numbers(self) -> tuple[str, ...]:
+        """The keys of the group that hold its numbers."""
+        return tuple(dict.fromkeys("betas" if name in _BETAS else name for name in self.numbers))
+
+    @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of the group that it depends on."""
-        numbers = tuple("betas" if name in _BETAS else name for name in self.numbers)
-        options = [key for buffer in self.buffers for key in (buffer.when, buffer.initial) if isinstance(key, str)]
-        return tuple(dict.fromkeys((*numbers, *self.flags, *options)))
+        """The keys of the group that it depends on at every step."""
+        switches = [buffer.when for buffer in self.buffers if buffer.when]
+        return tuple(dict.fromkeys((*self.group_numbers, *self.flags, *switches)))
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The keys of the group that its buffers start from; a group without such a key has the class's default."""
+        return tuple(buffer.initial for buffer in self.buffers if isinstance(buffer.initial, str))
 
     def check_keys(self, group: Group) -> None:
         """Raise a FormulaError if the rule asks for something that the group does not have."""
-        for key in self.keys:
+        for key in (*self.keys, *self.starts):
             if key not in group:
                 asked = " and ".join(name for name in self.numbers if name in _BETAS) if key == "betas" else key
                 raise FormulaError(f"{self.name}: the rule asks for {asked!r}, but a group has {', '.join(group)}")

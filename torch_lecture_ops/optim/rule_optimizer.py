@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
+from operator import is_, itemgetter
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import Optimizer, ParamsT
-from torch.utils.hooks import RemovableHandle
 
+from ..checks import is_number, wrong_type
 from ..formula import HALF, FormulaError
 from .checkpoint import fitted
-from .plan import Columns, Plan, Sparse, same_objects
+from .hooks import Hooks, registered
+from .plan import Columns, Plan, Sparse
 from .rule import COMPENSATION, OPTIONS, STEP, Buffer, Group, Rule, Update, hypers, read
 
 NoneType = type(None)
+_ABSENT = object()  # where a state has no such entry
 
 # Who may listen to a step. Without torch's private names somebody always may.
 _GLOBAL_PRE_HOOKS = getattr(torch_optimizer, "_global_optimizer_pre_hooks", True)
@@ -56,6 +59,11 @@ class RuleOptimizer(Optimizer):
       cannot be had raises a RuntimeError that says why. Left at None, the fastest engine that is safe for these tensors
       runs, and `engine` tells which.
 
+    What is done to `state` and `param_groups` between two steps acts at the next one, and what is dropped there is
+    freed at once. A learning rate that is a tensor is shared by the groups that do not set their own, and a scheduler
+    that writes it for each group, such as torch's ReduceLROnPlateau, then changes it several times; give each group a
+    tensor of its own.
+
     Arguments:
         params: parameters or groups of them, as for every torch optimizer.
         defaults: the hyper-parameters of a group. Of those that the shell reads, missing ones count as form="torch",
@@ -72,6 +80,10 @@ class RuleOptimizer(Optimizer):
         counts_steps: whether the state holds the number of steps under "step", as most of torch's optimizers do.
         eager_state: whether the state is made at once instead of at the first gradient, as in torch's Adagrad.
         sparse: what a sparse gradient is: "rows" to apply the rule to, or, written briefly, a "dense" gradient.
+
+    Raises:
+        TypeError: a hyper-parameter is no number, or a parameter no tensor.
+        ValueError: a hyper-parameter is out of range, or the class has no such form.
     """
 
     rule: Callable[..., Any]
@@ -83,17 +95,30 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: Group, **beyond: Any) -> None:
         self._prepare()
+        self._check_types(beyond)
         options = options_of(type(self))
         form = self._rule_of({**options, **beyond})
         defaults |= {key: v for key, v in beyond.items() if key in form.keys or v != options.get(key, OPTIONS.get(key))}
-        form.check_keys(defaults)
+        form.check_keys({**{key: options[key] for key in form.starts if key in options}, **defaults})
         self._check(defaults)
         super().__init__(params, defaults)
 
     def check(self, group: Group) -> None:
         """Raise ValueError for hyper-parameters out of range; called for the defaults and for every group."""
 
+    def _check_types(self, group: Group) -> None:
+        """Raise TypeError for what is no number, or no tensor, where the default is one."""
+        for key, default in options_of(type(self)).items():
+            if key in group and isinstance(default, (int, float, tuple)) and not isinstance(default, bool):
+                value = group[key]
+                if isinstance(default, tuple) and not isinstance(value, (list, tuple)):
+                    raise wrong_type(type(self).__name__, key, 0, "tuple", value)
+                for one in value if isinstance(default, tuple) else [value]:
+                    if not isinstance(one, Tensor) and not is_number(one):
+                        raise wrong_type(type(self).__name__, key, 0, "float or Tensor", one)
+
     def _check(self, group: Group) -> None:
+        self._check_types(group)
         lr = group.get("lr", 0.0)
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -109,15 +134,15 @@ class RuleOptimizer(Optimizer):
     def _check_form(self, group: Group) -> None:
         """A form does not have all options of the others: one that is set must not be ignored."""
         options, chosen = options_of(type(self)), self._rule_of(group)
-        for key in dict.fromkeys(key for rule in self._rules.values() for key in rule.keys):
-            if key not in chosen.keys and group.get(key, options.get(key)) != options.get(key):
+        for key in dict.fromkeys(key for rule in self._rules.values() for key in (*rule.keys, *rule.starts)):
+            if key not in (*chosen.keys, *chosen.starts) and group.get(key, options.get(key)) != options.get(key):
                 form = group.get("form", OPTIONS["form"])
                 raise ValueError(f"{type(self).__name__}: form={form!r} has no {key}, got {key}={group[key]}")
 
     def _rule_of(self, group: Group) -> Rule:
         try:
             return self._rules[group.get("form", OPTIONS["form"])]
-        except KeyError:
+        except (KeyError, TypeError):  # of the latter kind is what has no hash
             forms = ", ".join(map(repr, self._rules))
             raise ValueError(f"{type(self).__name__}: form must be one of {forms}, got {group['form']!r}") from None
 
@@ -142,46 +167,47 @@ class RuleOptimizer(Optimizer):
                 self._make_missing(p, self.state[p], group, self._rule_of(group).update(group, first=False))
 
     def _prepare(self) -> None:
-        name, buffers = type(self).__name__, tuple(self.buffers.items())
-        self._rules = {
-            form: read(name, rule, buffers, self.counts_steps, bool(self.forms))
-            for form, rule in {OPTIONS["form"]: self.rule, **self.forms}.items()
-        }
+        name = type(self).__name__
+        self._rules: dict[Any, Rule] = {**_rules(type(self))}
         if unused := set(self.buffers.values()).difference(*(rule.buffers for rule in self._rules.values())):
             raise FormulaError(f"{name}: no rule takes the buffer {unused.pop().key!r}")
-        self._plans: dict[int, Plan] = {}
-        # The state of the parameters of a group, as long as neither the parameters nor the states are replaced.
-        self._states: dict[int, tuple[list[Tensor], list[Group]]] = {}
-        self._all_states: list[Group] = []
+        self._plans: dict[int, Plan] = {}  # by the number of the group
 
     def __getstate__(self) -> dict[str, Any]:
-        hooks = {key: value for key, value in self.__dict__.items() if key.endswith("_hooks")}
+        hooks = {key: Hooks(self, value) for key, value in self.__dict__.items() if key.endswith("_hooks")}
         return {**super().__getstate__(), **hooks}  # torch forgets them
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        hooks = {key: _registered(value) for key, value in state.items() if key.endswith("_hooks")}
+        hooks = {key: registered(value) for key, value in state.items() if key.endswith("_hooks")}
         super().__setstate__({**state, **hooks})
         self._prepare()
-        options = options_of(type(self))
+        options, own = options_of(type(self)), self._own_buffers()
         for group in self.param_groups:
             for key in self.defaults:  # a checkpoint written before an option existed lacks it
                 if key in options:
                     group.setdefault(key, options[key])
             for p in group["params"]:
                 if p in self.state:
-                    entries = {key: value for key, value in self.state[p].items() if value is not None}
+                    entries = {k: value for k, value in self.state[p].items() if k not in own or value is not None}
                     for key, value in entries.items():
-                        if not isinstance(value, Tensor):  # from when scalars were numbers
+                        if key in own and not isinstance(value, Tensor):  # from when scalars were numbers
                             entries[key] = self._new_scalar(p, group, key, float(value))
                     self.state[p] = entries
+
+    def _own_buffers(self) -> dict[str, Buffer]:
+        """Key -> buffer of all that the optimizer itself may keep in the state of a parameter, in any form."""
+        counter = [STEP] if self.counts_steps else []
+        return {buffer.key: buffer for buffer in (*counter, *self.buffers.values(), COMPENSATION)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` of this class, or of torch's class of the same name, returned.
 
         As in torch, hyper-parameters are loaded too, and arrays take the dtype and device of their parameter; tensors
-        that have them already are taken as they are, not copied. Options that torch's class does not have, and
-        `fused`, stay as they are if the state_dict does not name them. Where both sides have names of parameters, the
-        names decide what belongs together, otherwise the order.
+        that have them already are taken as they are, not copied. What others keep in the state of a parameter is loaded
+        as it was saved, tensors on the parameter's device. The rule stays what it is: each group keeps its own
+        `decoupled_weight_decay`, so that AdamW stays AdamW when it loads what Adam saved, and takes no other form.
+        Other options that torch's class does not have, and `fused`, stay as they are if the state_dict does not name
+        them. Where both sides have names of parameters, the names decide what belongs together, otherwise the order.
 
         Raises:
             ValueError: it does not fit: other groups, names, shapes, another form, or another optimizer.
@@ -190,8 +216,9 @@ class RuleOptimizer(Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
-        name, buffers = type(self).__name__, self.buffers.values()
-        loaded = fitted(name, state_dict, self.param_groups, self._rule_of, buffers)
+        name, own = type(self).__name__, self._own_buffers()
+        others = [rule for cls in _classes_of_package(RuleOptimizer) for rule in _rules(cls).values()]
+        loaded = fitted(name, state_dict, self.param_groups, self._rule_of, own, others)
         for group in loaded["param_groups"]:
             self._check({**self.defaults, **group})
         self.__setstate__(loaded)
@@ -227,9 +254,12 @@ class RuleOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
-            self._forget_replaced_states()
+            keys, states, end = list(self.state), list(self.state.values()), 0
             for number, group in enumerate(self.param_groups):
-                self._update_group(number, group)
+                start, end = end, end + len(group["params"])
+                self._update_group(number, group, keys[start:end], states[start:end])
+            if max(self._plans, default=-1) >= len(self.param_groups):  # groups are gone
+                self._plans = {n: plan for n, plan in self._plans.items() if n < len(self.param_groups)}
         return loss
 
     _listened_step = Optimizer.profile_hook_step(_plain_step)
@@ -238,71 +268,76 @@ class RuleOptimizer(Optimizer):
         """Move the state that there is to shared memory, for training in several processes at once."""
         for state in self.state.values():
             for value in state.values():
-                value.share_memory_()
+                if isinstance(value, Tensor):  # others may keep what they like there
+                    value.share_memory_()
 
-    def _forget_replaced_states(self) -> None:
-        states = list(self.state.values())
-        if not same_objects(states, self._all_states):
-            self._states.clear()
-            self._all_states = states
-
-    def _states_of(self, number: int, params: list[Tensor]) -> list[Group]:
-        """The state of each parameter, looked up once: the hash of a tensor is a slow one."""
-        known, states = self._states.get(number, ((), []))
-        if not same_objects(params, known):
-            states = list(map(self.state.__getitem__, params))
-            self._states[number] = list(params), states
-        return states
-
-    def _update_group(self, number: int, group: Group) -> None:
-        params, grads = group["params"], [p.grad for p in group["params"]]
-        if NoneType in set(map(type, grads)):
-            params = [p for p, g in zip(params, grads, strict=True) if g is not None]
-            grads = [g for g in grads if g is not None]
+    def _update_group(self, number: int, group: Group, keys: list[Any], states: list[Group]) -> None:
+        """Update a group; `keys` and `states` are what the state has where its parameters are to be expected."""
+        params, plan = group["params"], self._plans.get(number)
+        grads = [p.grad for p in params]
+        if plan is None or plan.count != len(params):  # else it does not fit if a gradient is missing
+            params, grads = _with_gradients(params, grads)
         if not params:
             return
-        rule = self._rule_of(group)
-        update = rule.update(group, first=False)
-        states = self._states_of(number, params) if update.buffers else []
+        update = self._rule_of(group).update(group, first=False)
+        if update.buffers and not (len(keys) == len(params) and all(map(is_, keys, params))):
+            states = list(map(self.state.get, params))  # type: ignore[arg-type]  # the hash of a tensor is a slow one
         try:
             columns = _columns(params, grads, states, update)
-        except KeyError:
-            self._update_first(number, group, params, grads, states)
+            fits = plan is not None and plan.fits(update, columns)
+        except (KeyError, TypeError):  # there is no gradient, no state or no entry
+            fits = False
+        if fits:
+            plan.run(columns, self._hypers(group, update))  # type: ignore[union-attr]
         else:
-            self._run(number, group, update, columns)
+            self._update_anew(number, group)
 
-    def _update_first(
-        self, number: int, group: Group, params: list[Tensor], grads: list[Tensor], states: list[Group]
-    ) -> None:
+    def _update_anew(self, number: int, group: Group) -> None:
         """Make what some states lack and update; what was made is dropped again if that fails."""
+        params, grads = _with_gradients(group["params"], [p.grad for p in group["params"]])
         rule = self._rule_of(group)
         update = rule.update(group, first=False)
-        made: list[list[Buffer]] = []
+        states = [self.state[p] if update.buffers else {} for p in params]
+        made: list[dict[Buffer, Any]] = []
         try:
             made += (self._make_missing(p, state, group, update) for p, state in zip(params, states, strict=True))
             columns = _columns(params, grads, states, update)
             if rule.asks_first:
-                is_first = [not {STEP, COMPENSATION}.issuperset(buffers) for buffers in made]
-                self._run(number, group, rule.update(group, first=True), _choose(columns, is_first))
+                is_first = [any(_is_first(*entry) for entry in entries.items()) for entries in made]
+                self._run_anew(number, group, rule.update(group, first=True), _choose(columns, is_first))
                 columns = _choose(columns, [not first for first in is_first])
-            self._run(number, group, update, columns)
+            self._run_anew(number, group, update, columns)
         except Exception:
-            for state, buffers in zip(states, made, strict=False):
-                for buffer in buffers:
-                    del state[buffer.key]
+            for state, entries in zip(states, made, strict=False):
+                for buffer, before in entries.items():
+                    state[buffer.key] = before
+                    if before is _ABSENT:
+                        del state[buffer.key]
             raise
 
-    def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> list[Buffer]:
-        """Make the entries that the parameter's state lacks, and tell which."""
-        missing = [buffer for buffer in update.order if buffer.key not in state]
-        for buffer in missing:
-            value = group[buffer.initial] if isinstance(buffer.initial, str) else buffer.initial
+    def _make_missing(self, p: Tensor, state: Group, group: Group, update: Update) -> dict[Buffer, Any]:
+        """Make the entries that the parameter's state lacks; these, and what was there in their place."""
+        made: dict[Buffer, Any] = {}
+        for buffer in update.order:
+            before = state.get(buffer.key, _ABSENT)
+            if isinstance(before, Tensor):
+                continue
+            if isinstance(before, Real) and buffer.scalar:  # as from when scalars were numbers
+                value = float(before)
+            elif before is None or before is _ABSENT:
+                start = buffer.initial
+                value = {**options_of(type(self)), **group}[start] if isinstance(start, str) else start
+            else:
+                raise TypeError(
+                    f"{type(self).__name__}: {buffer.key!r} in a parameter's state must be a tensor, got {before!r}"
+                )
             if buffer.scalar:
                 state[buffer.key] = self._new_scalar(p, group, buffer.key, value)
             else:
                 filling = complex(value, value) if p.is_complex() else value  # as two real numbers, like torch
                 state[buffer.key] = torch.full_like(p, filling, memory_format=torch.preserve_format)
-        return missing
+            made[buffer] = before
+        return made
 
     def _new_scalar(self, p: Tensor, group: Group, key: str, value: float) -> Tensor:
         if group.get("capturable") and p.is_cpu:
@@ -315,26 +350,33 @@ class RuleOptimizer(Optimizer):
         dtype = torch.float64 if wide else torch.float32
         return torch.full((), value, dtype=dtype, device=p.device if on_device else "cpu")
 
-    def _run(self, number: int, group: Group, update: Update, columns: Columns) -> None:
-        if not columns[0]:
-            return
+    def _run_anew(self, number: int, group: Group, update: Update, columns: Columns) -> None:
+        if columns[0]:
+            plan = self._plans[number] = Plan(update, columns, self.sparse)
+            plan.run(columns, self._hypers(group, update))
+
+    def _hypers(self, group: Group, update: Update) -> list[Any]:
         try:
-            numbers = hypers(update.formula, group)
+            return hypers(update.formula, group)
         except KeyError:
             self._rule_of(group).check_keys(group)
             raise
-        plan = self._plans.get(number)
-        if plan is None or not plan.fits(update, columns):
-            plan = self._plans[number] = Plan(update, columns, self.sparse)
-        plan.run(columns, numbers)
 
 
-def _registered(hooks: dict[int, Any]) -> OrderedDict[int, Any]:
-    """The same hooks in a registry of their own, under numbers that no other hook of this process gets."""
-    own: OrderedDict[int, Any] = OrderedDict()
-    for hook in hooks.values():
-        own[RemovableHandle(own).id] = hook
-    return own
+def _rules(cls: type[RuleOptimizer]) -> dict[str, Rule]:
+    """Form -> rule of a class."""
+    return {
+        form: read(cls.__name__, rule, tuple(cls.buffers.items()), cls.counts_steps, bool(cls.forms))
+        for form, rule in {OPTIONS["form"]: cls.rule, **cls.forms}.items()
+    }
+
+
+def _classes_of_package(cls: type[RuleOptimizer]) -> Iterator[type[RuleOptimizer]]:
+    """The subclasses of a class, but for those of users, whose rules may be wrong."""
+    for subclass in cls.__subclasses__():
+        if subclass.__module__.startswith(f"{__package__}."):
+            yield subclass
+            yield from _classes_of_package(subclass)
 
 
 def options_of(cls: type) -> Group:
@@ -355,9 +397,21 @@ def not_negative(**values: Any) -> None:
             raise ValueError(f"Invalid {labels.get(name, f'{name} value')}: {value}")
 
 
+def _is_first(buffer: Buffer, before: Any) -> bool:
+    """Whether the step is the first one of a parameter, by an entry that was made and what was there before."""
+    return buffer not in (STEP, COMPENSATION) and not isinstance(before, Real)
+
+
 def _columns(params: list[Tensor], grads: list[Tensor], states: list[Group], update: Update) -> Columns:
-    """The columns of the update's formula; KeyError if a state lacks an entry."""
-    return [params, grads, *[[state[buffer.key] for state in states] for buffer in update.buffers]]
+    """The columns of the update's formula; KeyError if a state lacks an entry, TypeError if there is none."""
+    return [params, grads, *[list(map(itemgetter(buffer.key), states)) for buffer in update.buffers]]
+
+
+def _with_gradients(params: list[Tensor], grads: list[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those of the parameters that have a gradient, and these."""
+    if NoneType in set(map(type, grads)):
+        params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+    return params, [g for g in grads if g is not None]
 
 
 def _choose(columns: Columns, chosen: Sequence[bool]) -> Columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -99,7 +99,7 @@ class SGD(RuleOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        form: str = "torch",
+        form: Literal["torch", "cs231n", "larson"] = "torch",
         decoupled_weight_decay: bool = False,
         kahan: bool = False,
     ) -> None:
