@@ -4,11 +4,13 @@
     python benchmarks/activations.py --function relu,silu --size 65536,1048576 --seconds 10
     python benchmarks/activations.py --memory            # instead: the bytes saved for the backward
     python benchmarks/activations.py --check             # exit status 1 if a floor is missed
+    python benchmarks/activations.py --capability avx2 --check    # as on a CPU without AVX-512
     python benchmarks/activations.py --device cuda --graph --check
 
 Torch has no affine function and no maxout: affine stands beside `A * x + C`, maxout beside the maximum over the last
-of two dimensions. PReLU has one slope for all elements and gets the gradients of both, input and slope. Maxout takes
-rows of 1,024 elements in pieces of 4; its sizes count the elements of the input.
+of two dimensions. PReLU has one slope for all elements, or one for each of 256 channels in the second of two
+dimensions, and gets the gradients of both, input and slope. Maxout takes rows of 1,024 elements in pieces of 4. Sizes
+count the elements of the input.
 
 --memory: none may save more than torch, maxout one byte for each output. Rows of size "mlp" count four layers, Linear
 and activation, their parameters left aside: there the output of an activation is what the next layer saves anyway, and
@@ -46,10 +48,17 @@ PROGRAM = "activations.py"
 
 A, C = 1.5, 0.5
 PIECES = 4
+CHANNELS = 256
 
 CASES = {name: Case() for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu")}
 CASES["affine"] = Case(options=dict(a=A, c=C), instead=lambda x: A * x + C)
 CASES["prelu"] = Case(lambda shape: (torch.randn(shape), torch.tensor([0.25])), differentiated=2)
+CASES["prelu_channels"] = Case(
+    lambda shape: (torch.randn(shape), torch.full(shape[1:], 0.25)),
+    shapes={size: (elements // CHANNELS, CHANNELS) for size, (elements,) in VECTORS.items()},
+    differentiated=2,
+    function="prelu",
+)
 CASES["maxout"] = Case(
     shapes={size: (elements // 1_024, 1_024) for size, (elements,) in VECTORS.items()},
     options=dict(pieces=PIECES),
@@ -57,7 +66,7 @@ CASES["maxout"] = Case(
     limits=lambda x: {"saved": x.numel() // PIECES},
 )
 
-FLOORS = {("prelu", str(2**20)): 2.5, ("maxout", str(2**20)): 2.0}
+FLOORS = {("prelu", str(2**20)): 2.5, ("prelu_channels", str(2**20)): 2.0, ("maxout", str(2**20)): 2.0}
 for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu"):
     FLOORS |= floors_of(name, VECTORS, 0.55, 0.8, 0.9, 0.9)
 FLOORS |= floors_of("elu", VECTORS, 0.55, 1.0, 1.2, 1.2)
@@ -74,7 +83,7 @@ def mlp_memories(options: argparse.Namespace) -> Iterator[Memory]:
     layers = [nn.Linear(MLP_WIDTH, MLP_WIDTH) for _ in range(MLP_LAYERS)]
     parameters = [p for layer in layers for p in layer.to(options.device, DTYPES[options.dtype]).parameters()]
     for name in options.function:
-        if name != "maxout":
+        if CASES[name].shapes is VECTORS:  # those that keep the width
             functions = CASES[name].sides(name)
             functions["ours"] = partial(functions["ours"], **SAVE_OUTPUT.get(name, {}))
             sides = {side: partial(mlp, layers, function) for side, function in functions.items()}

@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--images", type=whole_number, default=IMAGES, metavar="N", help="of an epoch (default %(default)s)")
     add("--json", type=Path, metavar="PATH", help="file for the results (default: in runs/)")
     add("--check", action="store_true", help=f"exit with 1 if the suite takes more than {CEILING} times the bare loop")
-    parser.set_defaults(device="cpu", dtype="float32", graph=False)
+    parser.set_defaults(device="cpu", dtype="float32", graph=False, capability=None)
     options = parser.parse_args(argv)
     options.json = results_file(PROGRAM, options)
     return run(measure(options), COLUMNS, options, PROGRAM)

@@ -50,6 +50,10 @@ LEAST_ROUNDS = 5
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16)}
 DTYPES["bfloat16"] = torch.bfloat16
 
+# What torch and our kernels may use of the CPU, by the name in the environment, and the flag of /proc/cpuinfo for it.
+CAPABILITIES = {"default": None, "avx2": "avx2", "avx512": "avx512f"}
+CAPABILITY = "ATEN_CPU_CAPABILITY"
+
 
 # ---------------------------------------------------------------- measuring
 
@@ -234,6 +238,7 @@ def machine(device: str) -> dict[str, Any]:
     """Where and when the numbers were taken."""
     return {
         "cpu": cpu_model(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         **(gpu() if device == "cuda" else {"gpu": None}),
@@ -242,6 +247,11 @@ def machine(device: str) -> dict[str, Any]:
         "load": os.getloadavg()[0],  # processes that ran in the minute before: numbers taken beside others mislead
         "date": datetime.now().isoformat(sep=" ", timespec="seconds"),
     }
+
+
+def has_avx512() -> bool:
+    """Whether torch uses it here, and so our kernels."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def gpu() -> dict[str, str]:
@@ -279,7 +289,7 @@ def cpu_model() -> str:
 
 
 def describe(where: Mapping[str, Any], options: argparse.Namespace) -> str:
-    parts = [where["cpu"], f"{where['cores']} cores", f"{where['threads']} threads", where["gpu"]]
+    parts = [where["cpu"], where["capability"], f"{where['cores']} cores", f"{where['threads']} threads", where["gpu"]]
     parts += [f"{what} {where[what]}" for what in ("compute capability", "driver", "CUDA", "Triton") if what in where]
     parts += ["CUDA graphs"] if options.graph else []
     parts += [f"torch {where['torch']}", options.dtype, f"load {where['load']:.1f} before", where["date"]]
@@ -368,6 +378,7 @@ def parser_with_common_options(program: str, description: str, floors_on: Sequen
     add("--dtype", type=name_of(DTYPES), default="float32", metavar="D", help=", ".join(DTYPES))
     add("--device", type=name_of(("cpu", "cuda")), default="cpu", metavar="D", help="cpu or cuda")
     add("--seconds", type=positive, default=3.0, metavar="S", help="time for each row (default 3)")
+    add("--capability", type=name_of(CAPABILITIES), metavar="C", help=f"vectors on the CPU: {', '.join(CAPABILITIES)}")
     add("--json", type=Path, metavar="PATH", help="file for the results (default: in runs/)")
     add("--check", action="store_true", help=f"exit with 1 if a floor is missed ({where}, float32)")
     parser.set_defaults(graph=False)
@@ -382,6 +393,8 @@ def add_graph(parser: SpeedParser) -> None:
 
 def parse_common_options(parser: SpeedParser, argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
+    if options.capability:
+        run_with_capability(options.capability, parser, argv)
     if options.graph and options.device != "cuda":
         parser.error("--graph: CUDA graphs go with --device cuda")
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -391,10 +404,22 @@ def parse_common_options(parser: SpeedParser, argv: list[str] | None) -> argpars
     return options
 
 
+def run_with_capability(capability: str, parser: SpeedParser, argv: list[str] | None) -> None:
+    """Start this process anew, with torch and our kernels told what they may use of the CPU: torch asks but once."""
+    flag = CAPABILITIES[capability]
+    if flag and Path("/proc/cpuinfo").exists() and flag not in Path("/proc/cpuinfo").read_text().split():
+        parser.error(f"--capability {capability}: this CPU does not have it")
+    if os.environ.get(CAPABILITY) == capability:
+        return
+    if argv is not None:
+        parser.error(f"--capability {capability}: from within Python, set {CAPABILITY} before torch is imported")
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, CAPABILITY: capability})
+
+
 def results_file(program: str, options: argparse.Namespace, mode: str = "") -> Path:
-    """The file named with --json or, in runs/, one for each mode and device."""
+    """The file named with --json or, in runs/, one for each mode, device and capability."""
     device = "" if options.device == "cpu" else options.device
-    parts = [Path(program).stem, mode, device, "graph" if options.graph else ""]
+    parts = [Path(program).stem, mode, device, options.capability, "graph" if options.graph else ""]
     return options.json or Path("runs", "_".join(filter(None, parts)) + ".json")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def read_results(path: Path) -> list[dict]:
     contents = json.loads(path.read_text())
     assert set(contents) == {"machine", "options", "rows"}
     assert contents["machine"]["torch"] == torch.__version__
-    assert {"cpu", "cores", "threads", "load", "date"} <= set(contents["machine"])
+    assert {"cpu", "capability", "cores", "threads", "load", "date"} <= set(contents["machine"])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     return contents["rows"]
 
@@ -410,6 +411,66 @@ def test_a_script_runs_from_any_folder(tmp_path, script):
     assert "--check" in done.stdout
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="the CPU has no AVX2")
+@pytest.mark.parametrize("capability, said", [("avx2", "AVX2"), ("default", "DEFAULT")])
+def test_the_capability_is_that_of_torch_and_of_our_kernels(tmp_path, capability, said):
+    """The process starts anew, before torch is imported; the floors are those of the capability."""
+    path = tmp_path / "results.json"
+    command = [sys.executable, BENCHMARKS / "losses.py", "--function=mse_loss", "--size=1024", "--seconds=0.01"]
+    command += [f"--capability={capability}", f"--json={path}"]
+    environment = {key: value for key, value in os.environ.items() if key != "ATEN_CPU_CAPABILITY"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    contents = json.loads(path.read_text())
+    assert contents["machine"]["capability"] == said
+    assert contents["options"]["capability"] == capability
+    assert f", {said}, " in done.stdout
+
+
+@each_script
+def test_a_capability_is_for_the_command_line(capsys, script, monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512")
+    assert "set ATEN_CPU_CAPABILITY before torch is imported" in complaint(capsys, script, "--capability", "default")
+
+
+@scripts("losses")
+def test_a_capability_that_the_cpu_does_not_have(capsys, script, helper, monkeypatch):
+    monkeypatch.setitem(helper.CAPABILITIES, "avx512", "no_such_flag")
+    assert "this CPU does not have it" in complaint(capsys, script, "--capability", "avx512")
+
+
+@pytest.mark.parametrize("script, row, floors", [
+    ("activations", ("prelu", str(2**20)), {True: 2.5, False: 2.0}),
+    ("losses", ("cross_entropy", "1024x1000"), {True: 1.2, False: 1.0}),
+    ("losses", ("cross_entropy", "128x10"), {True: 0.7, False: 0.7}),
+    ("losses", ("softmax", "128x10"), {True: 0.5, False: 0.5}),
+    ("losses", ("log_softmax", "128x10"), {True: None, False: None}),
+], indirect=["script"])  # fmt: skip
+def test_floors_without_avx512(script, row, floors, monkeypatch):
+    passes = sys.modules["passes"]
+    for is_there, floor in floors.items():
+        monkeypatch.setattr(passes, "has_avx512", lambda is_there=is_there: is_there)
+        options = SimpleNamespace(device="cpu", dtype="float32")
+        assert passes.floor_of(row, script.CASES[row[0]].shapes[row[1]], script.FLOORS, options) == floor
+
+
+@scripts("optimizer_step")
+def test_goals_of_optimizers_on_the_cpu(script, monkeypatch):
+    """Beyond the caches in parts of what the memory gives in the same run."""
+    options = SimpleNamespace(device="cpu", dtype="float32")
+    for is_there, many in ((True, 2.0), (False, 1.5)):
+        monkeypatch.setattr(script, "has_avx512", lambda is_there=is_there: is_there)
+        for model, name, floors in (
+            ("tiny", "sgd", {"best": 1.0}),
+            ("many", "adam", {"best": many}),
+            ("many", "nadam", {"best": 5.0}),
+            ("resnet18", "adamw", {"best": 0.95, "copy": 0.95}),
+            ("gpt2", "adadelta", {"best": 2.3, "copy": 0.95}),
+        ):
+            assert script.floors_of(model, name, options) == floors
+    assert script.floors_of("gpt2", "sgd", SimpleNamespace(device="cpu", dtype="float64")) == {}
+
+
 @pytest.mark.sweep
 @each_script
 @pytest.mark.parametrize("floor, status", [(0.0, 0), (1e9, 1)])
@@ -436,7 +497,6 @@ def test_goals_of_optimizers_on_cuda(script):
     ):
         assert script.floors_of(model, name, on_cuda) == floors
     assert script.floors_of("gpt2", "sgd", SimpleNamespace(device="cuda", dtype="bfloat16")) == {}
-    assert script.floors_of("gpt2", "sgd", SimpleNamespace(device="cpu", dtype="float32")) == {"best": 0.95}
 
 
 @scripts("optimizer_step")

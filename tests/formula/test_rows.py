@@ -30,7 +30,7 @@ from torch_lecture_ops.formula import (
 )
 from torch_lecture_ops.formula.c_engine import GRAIN
 from torch_lecture_ops.formula.c_rows import ROW_MEMORY, RowKernel
-from torch_lecture_ops.formula.compiled import COMPILED
+from torch_lecture_ops.formula.compiled import COMPILED, TRITON
 from torch_lecture_ops.formula.triton_engine import BLOCK
 from torch_lecture_ops.formula.triton_rows import TRITON_ROW_MEMORY, WIDEST
 
@@ -429,14 +429,58 @@ def test_a_label_of_any_size_is_compared_exactly(device):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (7, 15), (300, 16), (5000, 17), (129, 1000), (2, GRAIN + 3)])
+def test_sums_over_rows(shape, dtype, threads):
+    """For each place of a row, in double and rounded once; with results of the other kinds beside, for any threads."""
+    rows, length = shape
+    x, y = (torch.randn(shape).to(dtype) for _ in range(2))
+    a, s = torch.randn(length).to(dtype), torch.randn(rows).to(dtype)
+    formula = Formula(
+        lambda x, y, a, s: (x * y, a * x, s * (x - row_sum(y)), row_sum(x), row_sum(y)),
+        ("array", "array", "array", "scalar"),
+        (4, 5, 6, 7, 8),
+        outputs=("sum", "array", "sum", "scalar", "total"),
+    )
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    seen = []
+    for number in (1, 2, 5):
+        threads(number)
+        sums = [torch.full((length + 2 * GUARD,), 7, dtype=dtype) for _ in range(2)]
+        array, of_rows = torch.empty(shape, dtype=dtype), torch.empty(rows, dtype=dtype)
+        inner = [total[GUARD : GUARD + length] for total in sums]
+        columns = [(x, length), (y, length), (a, 0), (s, 1)]
+        columns += [(inner[0], 0), (array, length), (inner[1], 0), (of_rows, 1)]
+        totals = launch(formula, (rows, length, length), columns)
+        assert all((total[k] == 7).all() for total in sums for k in (slice(GUARD), slice(GUARD + length, None)))
+        seen.append([*inner, array, of_rows, torch.tensor(totals)])
+    for other in seen[1:]:
+        assert all(map(torch.equal, seen[0], other))
+    means = y.double().sum(-1, keepdim=True).to(wide)
+    terms = x.to(wide) * y.to(wide), s.to(wide)[:, None] * (x.to(wide) - means)
+    for got, of_rows, rounded in zip(seen[0], terms, (0, 2 * torch.finfo(wide).eps), strict=False):  # s (x - Σ y) is
+        want, size = of_rows.double().sum(0), of_rows.double().abs().sum(0)
+        limit = torch.finfo(dtype).eps / 2 * want.abs() + (1e-15 * rows + rounded) * size + torch.finfo(dtype).tiny
+        assert ((got.double() - want).abs() <= limit).all()
+
+
+@pytest.mark.needs_interpreter
+def test_the_triton_engine_has_no_sums_over_rows():
+    formula = Formula(lambda x: x, ("array",), (1,), outputs=("sum",))
+    with pytest.raises(EngineUnavailable, match="no sums over rows"):
+        TRITON.rows(formula, (torch.float32,) * 2, range(0))
+
+
+@needs_compiler
 def test_a_long_row_knows_its_places():
-    length = 2**24  # as far as a float32 counts
+    """Up to 2^24, as far as a float32 counts; beyond, to the nearest float32."""
+    length = 2**24 + 8
     formula = Formula(lambda x, t: row_sum(where(place(x) == t, x, 0.0)), ("array", "scalar"), (2,), outputs=("total",))
-    x = torch.zeros(length, dtype=torch.uint8)
-    x[-1], x[-2] = 5, 7
-    for k in (1, 2):
+    x, places = torch.zeros(length, dtype=torch.uint8), torch.arange(length).float()
+    x[-16:] = torch.arange(1, 17)
+    for k in (*range(1, 17), length):
         totals = launch(formula, (1, length, length), [(x, length), (torch.tensor([length - k]), 1)])
-        assert list(totals) == [x[-k]]
+        assert list(totals) == [x[places == float(length - k)].sum()]
 
 
 @every_row_engine

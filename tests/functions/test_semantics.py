@@ -1310,3 +1310,15 @@ def test_a_sum_of_many_equal_losses_is_exact(way):
     count = 2**24 + 2
     y, *_ = outcome(partial(F.mse_loss, reduction="sum"), (torch.ones(count), torch.zeros(count)), None, way)
     assert y == count
+
+
+def test_places_beyond_those_that_a_float32_counts():
+    """Each is a place of its own: the slope of the cross-entropy is negative at the label alone, one piece wins."""
+    count = 2**24 + 3
+    x = torch.zeros(1, count)
+    x[0, -2] = 3.0
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(F.cross_entropy(x, torch.tensor([count - 2])), x)
+    assert (slope < 0).nonzero().tolist() == [[0, count - 2]]
+    (slope,) = torch.autograd.grad(F.maxout(x, count).sum(), x)
+    assert slope.nonzero().tolist() == [[0, count - 2]]

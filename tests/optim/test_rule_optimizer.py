@@ -673,6 +673,82 @@ def test_own_rules_and_checkpoints(engine, table):
     assert other.engine == engine.name
 
 
+class RAdam(RuleOptimizer):
+    """Rectified Adam, as a slide has it: in the first steps r is the root of a negative number, and nobody takes it."""
+
+    buffers = {"m": Buffer("exp_avg"), "v": Buffer("exp_avg_sq")}
+
+    def __init__(self, params, lr=0.02, betas=(0.9, 0.999), eps=1e-8, **more):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, **more))
+
+    @staticmethod
+    def rule(p, g, m, v, *, lr, beta1, beta2, eps, t):
+        return RAdam.rectified(p, g, m, v, sqrt, lr, beta1, beta2, eps, t)
+
+    @staticmethod
+    def rectified(p, g, m, v, root, lr, beta1, beta2, eps, t):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        m_hat = m / (1 - beta1**t)
+        rho_inf = 2 / (1 - beta2) - 1
+        rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+        r = root((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        adaptive = m_hat * sqrt(1 - beta2**t) / (sqrt(v) + eps)
+        return p - lr * where(rho > 5, r * adaptive, m_hat), m, v
+
+
+class RAdamByPower(RAdam):
+    """The same with the root as a power, for which Python has complex numbers."""
+
+    @staticmethod
+    def rule(p, g, m, v, *, lr, beta1, beta2, eps, t):
+        return RAdam.rectified(p, g, m, v, lambda x: x**0.5, lr, beta1, beta2, eps, t)
+
+
+def assert_like_torchs_radam(table, step, pairs, beta2, count=10):
+    """Steps of ours and torch's, on pairs of parameters: p, and the state by its keys."""
+    theirs = torch.optim.RAdam([their for _, their in pairs], lr=0.02, betas=(0.9, beta2), foreach=False)
+    for number in range(count):
+        table.give_gradients(number, *zip(*pairs, strict=True))
+        step()
+        theirs.step()
+        for our, their in pairs:
+            torch.testing.assert_close(our.detach(), their.detach(), rtol=1e-13, atol=1e-13)
+
+
+def radam_pairs(table):
+    return list(zip(table.parameters(torch.float64, SHAPES), table.parameters(torch.float64, SHAPES), strict=True))
+
+
+@pytest.mark.parametrize("rule", [RAdam, RAdamByPower])
+@pytest.mark.parametrize("beta2", [0.999, 0.9, 0.6])  # with the last one, r is never taken
+def test_the_root_of_a_negative_number_is_nan_where_nobody_takes_it(rule, beta2, engine, table):
+    pairs = radam_pairs(table)
+    optimizer = rule([our for our, _ in pairs], betas=(0.9, beta2), **engine.kwargs)
+    assert_like_torchs_radam(table, optimizer.step, pairs, beta2)
+    assert optimizer.engine == engine.name
+
+
+@pytest.mark.parametrize("rule", [RAdam, RAdamByPower])
+def test_the_same_in_a_compiled_step(rule, table):
+    pairs = radam_pairs(table)
+    optimizer = rule([our for our, _ in pairs], betas=(0.9, 0.999))
+    assert_like_torchs_radam(table, torch.compile(optimizer.step, backend="eager"), pairs, 0.999)
+
+
+@pytest.mark.parametrize("rule", [RAdam, RAdamByPower])
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["lr number", "lr tensor"])
+def test_the_same_that_autograd_goes_through(rule, as_tensor, table):
+    """Also with respect to a learning rate, a tensor among the numbers: of SGD's steps the gradient is m̂."""
+    lr = torch.tensor(0.02, dtype=torch.float64, requires_grad=True) if as_tensor else 0.02
+    pairs = [(our.detach().clone().requires_grad_().clone(), their) for our, their in radam_pairs(table)]
+    optimizer = rule([our for our, _ in pairs], lr=lr, betas=(0.9, 0.9), differentiable=True)
+    assert_like_torchs_radam(table, optimizer.step, pairs, 0.9)
+    if as_tensor:
+        (gradient,) = torch.autograd.grad(sum(our.sum() for our, _ in pairs), lr)
+        assert gradient.isfinite()
+
+
 def wrong(name, rule, buffers=None, **more):
     """An optimizer with this rule."""
 

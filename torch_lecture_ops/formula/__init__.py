@@ -1,8 +1,8 @@
 """Formulas and the engines that run them.
 
 A formula is a pure Python function of its arguments, written as on the slide: + - * / **, comparisons and the
-functions of this module. Engines execute it: those that compile it (`COMPILED`, by device), `foreach` and `loop`. None
-of them knows any formula.
+functions of this module; on numbers they mean what IEEE 754 says, as on tensors. Engines execute it: those that compile
+it (`COMPILED`, by device), `foreach` and `loop`. None of them knows any formula.
 """
 
 from .alike import Alike as Alike
@@ -22,6 +22,7 @@ from .launch import PLAIN as PLAIN
 from .loop import HALF as HALF
 from .loop import loop as loop
 from .loop import operand as operand
+from .math import EXACT as EXACT
 from .math import FormulaError as FormulaError
 from .math import abs as abs
 from .math import entry as entry

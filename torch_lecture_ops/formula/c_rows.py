@@ -17,8 +17,9 @@ from .c_compiler import load
 from .c_engine import GRAIN, builtin, method, threads_for
 from .c_source import MEMORY, CWriter, prelude
 from .engine import built_once
+from .math import EXACT
 from .trace import LEAVES, Formula, Node, trace
-from .writer import Loops, at, bases, indented
+from .writer import Loops, at, bases, indented, small_power
 
 # A column may also hold integers: labels, and the byte that tells which piece of a maxout won.
 ROW_MEMORY = MEMORY | {torch.int64: ("int64_t", "{}", "{}"), torch.uint8: ("uint8_t", "{}", "{}")}
@@ -29,18 +30,20 @@ COSTLY = frozenset(("exp", "expm1", "log", "log1p", "softplus", "tanh", "pow"))
 _RUN = """
 // Row i = 0..rows-1 of a column begins `stride` elements after row i - 1; the last row may be shorter. The table has
 // their number, their length, that of the last one; for each column its stride and how many bytes after its address
-// it begins. Totals are added up block by block, so that they do not depend on the number of threads.
-static int blocks(const int64_t *table, const int64_t *address, const double *hyper, double *sums, int64_t size,
-                  int64_t from, int64_t to) {{
+// it begins. Totals, and sums over the rows for each place, are added up block by block, so that they do not depend on
+// the number of threads.
+static int blocks(const int64_t *table, const int64_t *address, const double *hyper, double *totals, double *sums,
+                  int64_t size, int64_t from, int64_t to) {{
     const int64_t rows = table[0], length = table[1], last = table[2];
     {real} small[KEPT * SMALL + 1], *kept = small;
     if (KEPT && length > SMALL && !(kept = malloc(KEPT * length * sizeof({real})))) return 1;
     for (int64_t b = from; b < to; b++) {{
         double total[TOTALS + 1] = {{0}};
+        double *own = SUMS ? sums + b * SUMS * length : NULL;
         int64_t end = (b + 1) * size < rows ? (b + 1) * size : rows;
         for (int64_t i = b * size; i < end; i++)
-            row(table + 3, address, hyper, i, i + 1 == rows ? last : length, length, kept, total);
-        memcpy(sums + b * TOTALS, total, TOTALS * sizeof(double));
+            row(table + 3, address, hyper, i, i + 1 == rows ? last : length, length, kept, own, total);
+        memcpy(totals + b * TOTALS, total, TOTALS * sizeof(double));
     }}
     if (kept != small) free(kept);
     return 0;
@@ -49,21 +52,23 @@ static int blocks(const int64_t *table, const int64_t *address, const double *hy
 static int run(const int64_t *table, const int64_t *address, const double *hyper, int64_t threads, double *totals) {{
     int64_t rows = table[0], length = table[1];
     int64_t size = length < GRAIN ? GRAIN / (length + 1) : 1, count = (rows + size - 1) / size;
-    double few[SMALL], *sums = few;
-    if (count * TOTALS > SMALL && !(sums = malloc(count * TOTALS * sizeof(double)))) return 1;
-    int failed = 0;
-    if (threads <= 1) failed = blocks(table, address, hyper, sums, size, 0, count);
-    else {{
+    double few[SMALL], *parts = few, *sums = NULL;
+    if (count * TOTALS > SMALL && !(parts = malloc(count * TOTALS * sizeof(double)))) return 1;
+    int failed = SUMS && !(sums = calloc(count * SUMS * length + 1, sizeof(double)));
+    if (!failed && threads <= 1) failed = blocks(table, address, hyper, parts, sums, size, 0, count);
+    else if (!failed) {{
         #pragma omp parallel num_threads(threads) reduction(|:failed)
         {{
             int64_t k = omp_get_thread_num(), n = omp_get_num_threads();
-            failed = blocks(table, address, hyper, sums, size, count * k / n, count * (k + 1) / n);
+            failed = blocks(table, address, hyper, parts, sums, size, count * k / n, count * (k + 1) / n);
         }}
     }}
+    if (SUMS && !failed) add_up(table + 3, address, sums, count, length);
+    free(sums);
     for (int64_t k = 0; k < TOTALS; k++) totals[k] = 0;
     for (int64_t b = 0; b < count; b++)
-        for (int64_t k = 0; k < TOTALS; k++) totals[k] += sums[b * TOTALS + k];
-    if (sums != few) free(sums);
+        for (int64_t k = 0; k < TOTALS; k++) totals[k] += parts[b * TOTALS + k];
+    if (parts != few) free(parts);
     return failed;
 }}
 
@@ -123,6 +128,7 @@ class _RowWriter(CWriter):
         super().__init__(trace(formula), dtypes)
         self.interleaved = interleaved
         self.totals = sum(kind == "total" for kind in formula.outputs)
+        self.sums = [column for column, _ in self.stored("sum")]
         self.bases = bases(len(dtypes), interleaved)
         self.loops = Loops(self.program)
         self.kept: dict[int, str] = {}  # where lines are that one loop stores and a later one loads
@@ -130,21 +136,43 @@ class _RowWriter(CWriter):
     def source(self) -> str:
         row = self._row()
         run = _RUN.format(real=self.real)
-        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, LANES = 16, BASES = {len(self.bases)}, "
-        sizes += f"HYPERS = {len(self.formula.hypers)}, TOTALS = {self.totals}, KEPT = {self._count_kept()} }};"
-        return "\n".join([prelude(), sizes, row, run])
+        sizes = f"enum {{ SMALL = 64, GRAIN = {GRAIN}, LANES = 16, COUNTED = {EXACT}, BASES = {len(self.bases)}, "
+        sizes += f"HYPERS = {len(self.formula.hypers)}, TOTALS = {self.totals}, KEPT = {self._count_kept()}, "
+        sizes += f"SUMS = {len(self.sums)} }};"
+        return "\n".join([prelude(), sizes, row, self._add_up(), run])
+
+    def _add_up(self) -> str:
+        """What adds up the sums of the blocks."""
+        lines = []
+        for number, column in enumerate(self.sums):
+            lines += ["for (int64_t j = 0; j < length; j++) {", "    double total = 0;"]
+            lines += [f"    for (int64_t b = 0; b < count; b++) total += sums[(b * SUMS + {number}) * length + j];"]
+            lines += [*indented(self._store(column, "total")), "}"]
+        head = (
+            "static void add_up(const int64_t *column, const int64_t *address, const double *sums, int64_t count, "
+            "int64_t length) {"
+        )
+        return "\n".join([head, *indented([*map(self._pointer, self.sums), *lines]), "}\n"])
+
+    def _pointer(self, column: int, row: str = "0") -> str:
+        """Where the row of a column begins."""
+        place, c_type = self.bases.index(column), self.memory[self.dtypes[column]][0]
+        return (
+            f"{c_type} *restrict c{column} = ({c_type} *)(address[{place}] + column[{2 * place + 1}]) + "
+            f"{row} * column[{2 * place}];"
+        )
 
     def _row(self) -> str:
         lines = []
-        for place, column in enumerate(self.bases):
-            c_type = self.memory[self.dtypes[column]][0]
-            lines.append(
-                f"{c_type} *restrict c{column} = ({c_type} *)(address[{place}] + column[{2 * place + 1}]) + "
-                f"i * column[{2 * place}];"
-            )
+        for column in self.bases:
+            if column in self.sums:
+                lines.append(f"double *restrict c{column} = sums + {self.sums.index(column)} * length;")
+            else:
+                lines.append(self._pointer(column, "i"))
             if self.formula.kind(column) == "scalar" and column < len(self.formula.columns):
                 lines.append(f"const double s{column} = {self.load(column, '0')};")
         lines.append("const int64_t whole = n < LANES ? 0 : n;")
+        lines.append("const int32_t few = n < LANES ? n : 0;")
         for loop in range(self.loops.last + 1):
             for number in self.loops.uniforms(loop):
                 lines.append(f"const double n{number} = {self.uniform(self.nodes[number])};")
@@ -158,7 +186,7 @@ class _RowWriter(CWriter):
                 total += 1
         head = (
             "static void row(const int64_t *column, const int64_t *address, const double *hyper, int64_t i, int64_t n, "
-            f"int64_t length, {self.real} *restrict kept, double *restrict total) {{"
+            f"int64_t length, {self.real} *restrict kept, double *restrict sums, double *restrict total) {{"
         )
         return "\n".join([head, *("    " + line for line in lines), "}\n"])
 
@@ -184,13 +212,16 @@ class _RowWriter(CWriter):
                 body.append(f"r{number} = {x} > r{number} ? {x} : r{number}; bad{number} |= {x} != {x};")
                 after.append(f"const double n{number} = bad{number} ? NAN : r{number};")
         for column, result in stored:
-            body += self._store(column, self.operand(result))
+            value = self.operand(result)
+            body += [f"c{column}[j] += {value};"] if column in self.sums else self._store(column, value)
         uniforms = [f"const {self.real} u{place} = {self.table[place]};" for place in range(seen, len(self.table))]
         # A short row is one vector with some lanes switched off; element by element it would take twice the time.
         simd = f"#pragma omp simd{clauses}"
-        short = ["if (j < n) {", *indented(body), "}"]
         lines = [simd, "for (int64_t j = 0; j < whole; j++) {", *indented(body), "}"]
-        lines += ["if (whole < n)", simd, "for (int64_t j = 0; j < LANES; j++) {", *indented(short), "}"]
+        if any(self.nodes[number].operation == "place" for number in self.loops.needed(roots)):
+            lines = _counted(simd, body)
+        lines += ["if (few)", simd, "for (int32_t k = 0; k < LANES; k++) {"]
+        lines += ["    const int64_t first = 0, j = k;", "    if (k < few) {", *indented(indented(body)), "    }", "}"]
         return [*uniforms, *before, *lines, *after]
 
     def _lines(self, roots: Sequence[int], loop: int) -> list[str]:
@@ -223,7 +254,9 @@ class _RowWriter(CWriter):
 
     def _is_needed_later(self, number: int, loop: int) -> bool:
         """A costly value of this loop on which a value that comes later depends, other than through a reduction."""
-        if self.nodes[number].operation not in COSTLY or number in self.kept:
+        node = self.nodes[number]
+        is_product = node.operation == "pow" and small_power(self.nodes, node)
+        if node.operation not in COSTLY or is_product or number in self.kept:
             return False
         reached = {number}
         for later in range(number + 1, len(self.nodes)):
@@ -239,8 +272,28 @@ class _RowWriter(CWriter):
         return f"{place} >= 0 && {place} < n ? {self.load(column, f'(int64_t){place}')} : NAN"
 
     def elementwise(self, node: Node) -> str:
-        return "j" if node.operation == "place" else super().elementwise(node)
+        if node.operation == "place":
+            return f"({self.real})first + ({self.real})k"
+        return super().elementwise(node)
 
     def _at(self, column: int, index: str) -> str:
         base, index = at(column, index, self.interleaved)
         return f"c{base}[{index}]"
+
+
+def _counted(simd: str, body: Sequence[str]) -> list[str]:
+    """The loop over a row whose body asks for places.
+
+    AVX2 has no instruction that makes a float of an integer of 64 bits: a loop with one would go element by element. So
+    j is `first`, which is the same for many elements, plus k, an integer of 32 bits. Both are exact as floats.
+    """
+    return [
+        "for (int64_t first = 0; first < whole; first += COUNTED) {",
+        "    const int32_t end = whole - first < COUNTED ? whole - first : COUNTED;",
+        f"    {simd}",
+        "    for (int32_t k = 0; k < end; k++) {",
+        "        const int64_t j = first + k;",
+        *indented(indented(body)),
+        "    }",
+        "}",
+    ]

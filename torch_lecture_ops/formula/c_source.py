@@ -24,8 +24,9 @@ _TEMPLATES = TEMPLATES | {
     "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
 }
-_DOUBLE = {name: f"{name}({{0}})" for name in (*VOCABULARY, "sqrt")}
-_DOUBLE |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
+_LIBRARY = {name: f"{name}({{0}})" for name in (*VOCABULARY, "sqrt")}
+_LIBRARY |= _TEMPLATES | {"abs": "fabs({0})", "pow": "pow({0}, {1})"}
+_DOUBLE = _LIBRARY | {name: f"{name}_double({{0}})" for name in VOCABULARY}
 _FLOAT = {name: f"{name}_float({{0}})" for name in VOCABULARY}
 _FLOAT |= _TEMPLATES | {"abs": "fabsf({0})", "sqrt": "sqrtf({0})", "pow": "powf({0}, {1})"}
 
@@ -107,7 +108,7 @@ def c_source(program: Program, dtypes: tuple[torch.dtype, ...]) -> str:
 class CWriter(Writer):
     """Writes C; `memory` tells which dtypes its columns may have."""
 
-    engine, double, single = "C", _DOUBLE, _FLOAT
+    engine, once, double, single = "C", _LIBRARY, _DOUBLE, _FLOAT
     memory = MEMORY
 
     def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -129,7 +130,7 @@ class CWriter(Writer):
         loads, stores, same = [], [], ["i"]
         for column in self.scalars():
             loads.append(f"const double s{column} = {self._scalar(column)};")
-            same.append(f"(u - ROW)[{self._place(f's{column}')}] == s{column}")
+            same.append(f"bits_double((u - ROW)[{self._place(f's{column}')}]) == bits_double(s{column})")  # 0 is not -0
         for column, result in self.stored("scalar"):
             stores.append(f"{self._scalar(column)} = u[{self._place(f'n{result}')}];")
         lines = [f"if ({' && '.join(same)}) memcpy(u, u - ROW, ROW * sizeof(double));", "else {"]
@@ -170,6 +171,11 @@ class CWriter(Writer):
             "}",
         ]
         return _function(head.format("near"), loads + near) + "\n" + _function(head.format("far"), loads + far)
+
+    def elementwise(self, node: Node) -> str:
+        if node.operation == "where" and self.nodes[node.operands[0]].uniform:
+            return f"chosen_{self.real}({', '.join(map(self.operand, node.operands))})"
+        return super().elementwise(node)
 
     def hyper(self, number: int) -> str:
         return f"hyper[{number}]"

@@ -28,6 +28,7 @@ class Engine(NamedTuple):
         grain: how many elements of a long, plain run of memory one row should have.
         dtypes: what it computes with.
         row_dtypes: what columns of rows may also be.
+        longest_sum: how long rows may be that are summed for each place ("sum", see `Formula`).
     """
 
     name: str
@@ -37,9 +38,11 @@ class Engine(NamedTuple):
     grain: int
     dtypes: Collection[torch.dtype]
     row_dtypes: Collection[torch.dtype]
+    longest_sum: int
 
 
-# A row of a run is what one thread does at least; or one block of a program.
-C = Engine("c", CLaunch, kernel, row_kernel, 32768, MEMORY, ROW_MEMORY)
-TRITON = Engine("triton", TritonLaunch, TritonArrays, triton_row_kernel, 4096, TRITON_MEMORY, TRITON_ROW_MEMORY)
+# A row of a run is what one thread does at least; or one block of a program. The C engine keeps a row of sums for each
+# such piece of the elements: they take a small part of the memory of these as long as a piece has many rows.
+C = Engine("c", CLaunch, kernel, row_kernel, 32768, MEMORY, ROW_MEMORY, 2048)
+TRITON = Engine("triton", TritonLaunch, TritonArrays, triton_row_kernel, 4096, TRITON_MEMORY, TRITON_ROW_MEMORY, 0)
 COMPILED = {"cpu": C, "cuda": TRITON}  # by the type of the device

@@ -20,7 +20,8 @@ def foreach(formula: Formula, columns: Sequence[list[Tensor]], hypers: Sequence[
     items = [arguments(formula, item) for item in zip(*operands, strict=True)]
     together: dict[Any, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
-        together[tuple(value for value in item if not isinstance(value, Tensor))].append(number)
+        scalars = tuple(value or repr(value) for value in item if not isinstance(value, Tensor))  # 0 is not -0
+        together[scalars].append(number)
     for numbers in together.values():
         lists = tuple(map(_list_or_number, zip(*(items[number] for number in numbers), strict=True)))
         results = evaluate(formula, lists, hypers)
@@ -57,8 +58,15 @@ class TensorList(Operand):
     def apply(self, operation: str, *operands: Any) -> TensorList:
         if operation not in _OPERATIONS:
             raise FormulaError(f"{operation} is for formulas of rows; a list of tensors has none")
+        if operation == "where" and not isinstance(operands[0], (Tensor, TensorList)):  # a comparison of numbers
+            taken = operands[1] if operands[0] else operands[2]
+            if isinstance(taken, TensorList):
+                return taken
         lists = [value.tensors if isinstance(value, TensorList) else value for value in operands]
         return TensorList(list(_OPERATIONS[operation](*lists)))
+
+    def is_complex(self) -> bool:
+        return self.tensors[0].is_complex()
 
     def clone(self) -> TensorList:
         return TensorList([tensor.clone() for tensor in self.tensors])

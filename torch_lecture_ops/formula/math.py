@@ -2,13 +2,14 @@
 
 A formula computes with + - * / **, comparisons and the functions below. Its operands are numbers, tensors, lists of
 tensors (`TensorList`) or the symbols of a trace; what an operation means for the latter two is said in one method,
-`Operand.apply`.
+`Operand.apply`. On numbers, too, it means what IEEE 754 says: see `Double`.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 __all__ = ["abs", "exp", "expm1", "log", "log1p", "maximum", "minimum", "softplus", "sqrt", "tanh", "where"]
 __all__ += ["entry", "place", "row_max", "row_sum"]
 
+
+EXACT = 2**24  # so many integers, from 0 on, a float32 tells apart
 
 IN_PLACE = "a formula must not write in place; write m = m + g instead of m += g"
 
@@ -120,10 +123,19 @@ def _clamp(clamp: Any, a: Any, b: Any) -> Any:
 
 
 def _where(mask: Any, a: Any, b: Any) -> Any:
+    if not isinstance(mask, Tensor):  # a comparison of numbers
+        taken, other = (a, b) if mask else (b, a)
+        if isinstance(taken, Tensor) and (not isinstance(other, Tensor) or _look(taken) == _look(other)):
+            return taken
+        mask = torch.tensor(bool(mask), device=(a if isinstance(a, Tensor) else b).device)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return torch.where(mask, a, b)
     # Numbers are double in a formula; torch would round them to its default dtype.
     return torch.where(mask, *(mask.new_tensor(number, dtype=torch.float64) for number in (a, b)))
+
+
+def _look(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def _softplus(x: Any) -> Any:
@@ -140,12 +152,17 @@ def _entry(x: Tensor, j: Any) -> Tensor:
     return torch.where((j >= 0) & (j < length), rows.gather(-1, j.clamp(0, length - 1).long()), math.nan)
 
 
+def _place(x: Tensor) -> Tensor:
+    length = x.shape[-1]
+    return torch.arange(length, dtype=x.dtype if length <= EXACT else torch.float64, device=x.device)
+
+
 # A row is the last dimension; what is said once a row keeps it, with the size 1.
 _ON_TENSORS |= {
     "entry": _entry,
     "row_sum": lambda x: x.sum(-1, keepdim=True),
     "row_max": lambda x: x.amax(-1, keepdim=True),
-    "place": lambda x: torch.arange(x.shape[-1], dtype=x.dtype, device=x.device),
+    "place": _place,
 }
 
 
@@ -156,15 +173,91 @@ def _same_everywhere(name: str) -> Any:
     return refuse
 
 
-_ON_NUMBERS = {name: getattr(math, name) for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")}
+def _ieee(function: Callable[[float], float], poles: Mapping[float, float]) -> Callable[[float], float]:
+    """A function of Python's math, with what IEEE 754 gives where that raises: infinity or NaN."""
+
+    def total(x: float) -> float:
+        try:
+            return function(x)
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return poles.get(x, math.nan)
+
+    return total
+
+
+def _quotient(a: float, b: float) -> float:
+    try:
+        return a / b
+    except ZeroDivisionError:
+        return math.copysign(math.inf, a) * math.copysign(1, b) if a and a == a else math.nan
+
+
+def _power(a: float, b: float) -> float:
+    """aᵇ as in C. (Python's ** goes over to complex numbers.)"""
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return -math.inf if a < 0 and b % 2 == 1 else math.inf
+    except ValueError:
+        return math.nan if a else math.copysign(math.inf, a) if b % 2 == 1 else math.inf
+
+
+_NAMES = ("add", "sub", "mul", "neg", "lt", "le", "gt", "ge", "eq", "ne")
+_ON_NUMBERS: dict[str, Callable[..., Any]] = {name: getattr(operator, name) for name in _NAMES}
+_ON_NUMBERS |= {"div": _quotient, "pow": _power, "tanh": math.tanh, "abs": math.fabs}
+_ON_NUMBERS |= {name: _ieee(getattr(math, name), {}) for name in ("exp", "expm1", "sqrt")}
+_ON_NUMBERS |= {"log": _ieee(math.log, {0.0: -math.inf}), "log1p": _ieee(math.log1p, {-1.0: -math.inf})}
 _ON_NUMBERS |= {
-    "abs": math.fabs,
     "maximum": lambda a, b: b if a < b or b != b else a,  # as the C engine has it: NaN stays NaN
     "minimum": lambda a, b: b if a > b or b != b else a,
     "softplus": _softplus,
     "where": lambda mask, a, b: a if mask else b,
 }
 _ON_NUMBERS |= {name: _same_everywhere(name) for name in ("row_sum", "row_max", "place", "entry")}
+
+
+def on_numbers(operation: str, *operands: float) -> float:
+    """The result of an operation, named as in `Operand.apply`, on numbers: that of IEEE 754, with no exception."""
+    return _ON_NUMBERS[operation](*operands)
+
+
+class Double(float):
+    """A number that computes as C's double does: 1 / 0 is infinite and (-8) ** 0.5 is NaN.
+
+    With a number it gives a Double, with tensors what a float gives. Its operators take ten times as long as those of a
+    float: `Formula` calls a function with Doubles only if floats do not do.
+    """
+
+    __slots__ = ()
+
+    def __abs__(self) -> Double:
+        return Double(float.__abs__(self))
+
+    def __neg__(self) -> Double:
+        return Double(float.__neg__(self))
+
+    def __pos__(self) -> Double:
+        return self
+
+
+def _operators(operation: str) -> Iterator[Callable[..., Any]]:
+    """An operator of Double, and the same the other way round."""
+    compute = _ON_NUMBERS[operation]
+
+    def forward(self: Double, other: Any) -> Any:
+        return Double(compute(float(self), float(other))) if isinstance(other, (int, float)) else NotImplemented
+
+    def backward(self: Double, other: Any) -> Any:
+        return Double(compute(float(other), float(self))) if isinstance(other, (int, float)) else NotImplemented
+
+    yield from (forward, backward)
+
+
+for _operation, _name in {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}.items():
+    for _prefix, _operator in zip(("__", "__r"), _operators(_operation), strict=True):
+        setattr(Double, f"{_prefix}{_name}__", _operator)
 
 
 def _call(name: str, *operands: Any) -> Any:
@@ -174,16 +267,8 @@ def _call(name: str, *operands: Any) -> Any:
     for operand in operands:
         if isinstance(operand, Tensor):
             return _ON_TENSORS[name](*operands)
-    return _ON_NUMBERS[name](*operands)
-
-
-_NAMES = ("add", "sub", "mul", "pow", "neg", "lt", "le", "gt", "ge", "eq", "ne")
-_OPERATORS = {name: getattr(operator, name) for name in _NAMES} | {"div": operator.truediv}
-
-
-def on_numbers(operation: str, *operands: float) -> float:
-    """The result of an operation, named as in `Operand.apply`, on numbers."""
-    return (_OPERATORS.get(operation) or _ON_NUMBERS[operation])(*operands)
+    result = _ON_NUMBERS[name](*operands)
+    return Double(result) if Double in map(type, operands) else result
 
 
 def abs(x: Any) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from .math import FormulaError, Operand, on_numbers
+from .math import Double, FormulaError, Operand, on_numbers
 
-Kind = str  # "array", "scalar" or "total"
+Kind = str  # "array", "scalar", "total" or "sum"
 
 
 class Untraceable(FormulaError):
@@ -28,7 +28,8 @@ class Formula:
         function: the formula; it knows neither device, dtype nor shape.
         columns: for each column it reads, "array" (elementwise) or "scalar" (one number an item, such as the step t).
         stores: for each result, the column it is stored in; a column after those read is a fresh output.
-        outputs: what the fresh outputs are, if not all "array". A "total" is the sum of a number over all items.
+        outputs: what the fresh outputs are, if not all "array". A "total" is the sum of a number over all items; a
+            "sum" has the sum over all rows for each place of a row (C engine).
         hypers: names of the numbers that are the same for all items (lr, eps, ...).
         name: whose formula it is, for error texts.
         remainder: the column that holds what rounding took from column 0, or None. The function does not see it: its
@@ -47,17 +48,35 @@ class Formula:
     def __call__(self, columns: tuple[Any, ...], hypers: tuple[Any, ...]) -> tuple[Any, ...]:
         """The results for one item, with the number of them checked. A FormulaError names the formula."""
         try:
-            results = self.function(*columns, **dict(zip(self.hypers, hypers, strict=True)))
+            results = self._results(columns, hypers)
         except FormulaError as error:
             raise FormulaError(f"{self.name}: {error}") from None
-        if not isinstance(results, tuple):
-            results = (results,)
         if len(results) != len(self.stores):
             raise FormulaError(f"{self.name}: the formula must return {len(self.stores)} results, got {len(results)}")
         for result in results:
             if not isinstance(result, (int, float, Tensor, Operand)):
                 raise FormulaError(f"{self.name}: {_not_an_operand(result)}")
         return results
+
+    def _results(self, columns: tuple[Any, ...], hypers: tuple[Any, ...]) -> tuple[Any, ...]:
+        """With numbers as IEEE 754 has them: nearly always as Python has them; where that fails, once more as Doubles.
+
+        It fails by an exception or, in powers, by complex numbers, with which most operations raise something.
+        """
+        try:
+            results = self._evaluate(columns, hypers)
+            if not any(map(_is_complex, results)) or any(map(_is_complex, columns)):
+                return results
+        except FormulaError:
+            raise
+        except Exception:
+            if not any(map(_is_number, (*columns, *hypers))):
+                raise
+        return self._evaluate(map(_as_double, columns), map(_as_double, hypers))
+
+    def _evaluate(self, columns: Iterable[Any], hypers: Iterable[Any]) -> tuple[Any, ...]:
+        results = self.function(*columns, **dict(zip(self.hypers, hypers, strict=True)))
+        return results if isinstance(results, tuple) else (results,)
 
     @property
     def written(self) -> frozenset[int]:
@@ -69,6 +88,18 @@ class Formula:
         if column < len(self.columns):
             return self.columns[column]
         return self.outputs[column - len(self.columns)] if self.outputs else "array"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _as_double(value: Any) -> Any:
+    return Double(value) if _is_number(value) else value
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, complex) or (hasattr(value, "is_complex") and value.is_complex())
 
 
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
@@ -187,7 +218,7 @@ def trace(formula: Formula) -> Program:
     try:
         results = tuple(map(_symbol, formula(columns, hypers)))
         for column, result in zip(formula.stores, results, strict=True):
-            if formula.kind(column) != "array" and not result.uniform:
+            if formula.kind(column) not in ("array", "sum") and not result.uniform:
                 raise FormulaError(f"result for column {column} must be one number an item, got one an element")
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         text = str(error).removeprefix(f"{formula.name}: ")

@@ -162,9 +162,8 @@ def softplus_float(x):
     t = exp_float(-1.0 * tl.abs(x))
     s = tl.div_rn(t, 2.0 + t)
     z = s * s
-    low = tl.fma(z, tl.fma(z, 2.0 / 7, 2.0 / 5), 2.0 / 3)
-    high = tl.fma(z, tl.fma(z, 2.0 / 13, 2.0 / 11), 2.0 / 9)
-    series = z * tl.fma(z * z * z, high, low)
+    q = tl.fma(z, tl.fma(z, tl.fma(z, 2.0 / 13, 2.0 / 11), 2.0 / 9), 2.0 / 7)
+    series = z * tl.fma(z, tl.fma(z, q, 2.0 / 5), 2.0 / 3)
     return tl.where(x > 0.0, x, 0.0) + tl.fma(-1.0 * s, t - series, t)
 
 

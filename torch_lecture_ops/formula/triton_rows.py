@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine import built_once
+from .engine import EngineUnavailable, built_once
 from .trace import Formula, Node, trace
 from .triton_engine import ALIGNMENT, BLOCK, WARPS, Function, OnDevice, functions, is_aligned, with_hypers
 from .triton_source import HEAD, TRITON_MEMORY, TritonWriter, block
@@ -43,6 +43,8 @@ class TritonRowKernel:
     """A formula for rows with columns of certain dtypes. Knows addresses, no tensors. See `RowKernel`."""
 
     def __init__(self, formula: Formula, dtypes: tuple[torch.dtype, ...], interleaved: range = range(0)) -> None:
+        if "sum" in formula.outputs:
+            raise EngineUnavailable("the Triton engine has no sums over rows")
         self._what = formula, dtypes, interleaved
         self._totals = sum(kind == "total" for kind in formula.outputs)
         places = enumerate(bases(len(dtypes), interleaved))

@@ -104,7 +104,7 @@ class TritonWriter(Writer):
         on_device: the hypers that come as addresses, since they do, with their dtypes.
     """
 
-    engine, double, single = "Triton", _DOUBLE, _FLOAT
+    engine, once, double, single = "Triton", _DOUBLE, _DOUBLE, _FLOAT
     memory = TRITON_MEMORY
 
     def __init__(

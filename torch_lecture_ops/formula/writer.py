@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,10 @@ _OPERATORS |= {"eq": "==", "ne": "!="}
 TEMPLATES: Templates = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERATORS.items()}
 VOCABULARY = ("exp", "expm1", "log", "log1p", "softplus", "tanh")
 
-_TWO = Node("number", ((2.0).hex(),), True)
+# Powers of elements to these are products, within a rounding for each factor: x^5 is (x x) (x x) x. (The others are the
+# library's, within 1 ulp and ten times as slow.) Of a negative one the factors are 1 / x: a product of x might overflow
+# where the power is a number.
+SMALL_POWERS = (-3, -2, -1, 1, 2, 3, 4, 5)
 
 
 class Writer:
@@ -28,7 +32,8 @@ class Writer:
     """
 
     engine: ClassVar[str]
-    double: ClassVar[Templates]  # an operation in double precision, on operands {0}, {1}, ...
+    once: ClassVar[Templates]  # an operation once an item, in double precision, on operands {0}, {1}, ...
+    double: ClassVar[Templates]  # the same for each element
     single: ClassVar[Templates]
 
     def __init__(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -61,7 +66,7 @@ class Writer:
             return self.hyper(operands[0])
         if kind == "number":
             return self.literal(operands[0])
-        return self._template(self.double, kind).format(*(f"n{operand}" for operand in operands))
+        return self._template(self.once, kind).format(*(f"n{operand}" for operand in operands))
 
     def elementwise(self, node: Node) -> str:
         """A value of each element."""
@@ -71,9 +76,14 @@ class Writer:
             return f"{self.load(0)} + {self.load(remainder)}" if remainder and column == 0 else self.load(column)
         if kind == "div" and self.nodes[operands[1]].uniform:  # one division an item, not one an element
             return f"{self.operand(operands[0])} * u{self._place(f'1.0 / n{operands[1]}')}"
-        if kind == "pow" and self.nodes[operands[1]] == _TWO:
-            kind, operands = "mul", (operands[0], operands[0])
         templates = self.double if self.is_double else self.single
+        if kind == "pow" and (exponent := small_power(self.nodes, node)):
+            factor = self.operand(operands[0])
+            if exponent < 0:
+                one = f"u{self._place(self.literal((1.0).hex()))}"
+                factor = f"({self._template(templates, 'div').format(one, factor)})"
+            squares, rest = divmod(abs(exponent), 2)
+            return " * ".join([f"({factor} * {factor})"] * squares + [factor] * rest)
         return self._template(templates, kind).format(*map(self.operand, operands))
 
     def operand(self, line: int) -> str:
@@ -101,6 +111,13 @@ class Writer:
         if expression not in self.table:
             self.table.append(expression)
         return self.table.index(expression)
+
+
+def small_power(nodes: Sequence[Node], node: Node) -> int:
+    """The exponent of a power that is written as a product; 0 of another one."""
+    exponent = nodes[node.operands[1]]
+    number = float.fromhex(exponent.operands[0]) if exponent.operation == "number" else math.nan
+    return int(number) if number in SMALL_POWERS else 0
 
 
 class Loops:
@@ -135,12 +152,12 @@ class Loops:
         ]
 
     def stored(self, loop: int) -> list[tuple[int, int]]:
-        """The array columns that this loop stores, with the line that goes there."""
+        """The columns of arrays and sums that this loop stores, with the line that goes there."""
         formula = self._program.formula
         return [
             (column, line)
             for column, line in zip(formula.stores, self._program.results, strict=True)
-            if formula.kind(column) == "array" and self.stored_in(column, line) == loop
+            if formula.kind(column) in ("array", "sum") and self.stored_in(column, line) == loop
         ]
 
     def needed(self, roots: Iterable[int], is_there: Callable[[int], bool] = lambda line: False) -> list[int]:

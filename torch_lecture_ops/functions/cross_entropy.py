@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, scalar_tensor
 
-from ..formula import HALF, Formula, entry, exp, log, place, row_max, row_sum, where
+from ..formula import EXACT, HALF, Formula, entry, exp, log, place, row_max, row_sum, where
 from .operation import CPU, Column, Number, Operation, RowFormula, as_number, upcast
 
 # A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
@@ -152,9 +152,6 @@ class CrossEntropy(Operation):
         products = [slope * v for slope, v in zip(slopes, tangents, strict=True) if slope is not None and v is not None]
         tangent = sum(products[1:], products[0])
         return tangent.sum(1 if x.dim() > 1 else 0) if reduction == "none" else tangent.sum()
-
-
-EXACT = 2**24  # a float32 tells so many classes apart
 
 
 def _classes_last(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import COMPILED, Formula, maximum, place, row_max, where
+from ..formula import COMPILED, EXACT, Formula, maximum, place, row_max, where
 from .operation import Operation, RowFormula
 from .pointwise import rows_of_run
 
@@ -32,7 +32,7 @@ class Maxout(Operation):
     @staticmethod
     def evaluate(inputs: tuple[Any, ...], by_kernel: bool) -> tuple[Tensor, tuple[Any, ...]]:
         x, k, dim = inputs
-        if by_kernel:
+        if by_kernel and k <= EXACT:
             y = x.new_empty((*x.shape[:dim], x.shape[dim] // k, *x.shape[dim + 1 :]))
             index = torch.empty_like(y, dtype=_dtype_of_index(k))
             if _value_by_kernel(x, k, dim, y, index):
@@ -52,7 +52,7 @@ class Maxout(Operation):
         (x, index), (k, dim) = saved, options
         if index is None:
             _, (index,) = Maxout.evaluate((x, k, dim), by_kernel)
-        if by_kernel:
+        if by_kernel and k <= EXACT:
             dx = g.new_empty((*g.shape[:dim], g.shape[dim] * k, *g.shape[dim + 1 :]))
             if _slope_by_kernel(g, index, k, dim, dx):
                 return (dx,)

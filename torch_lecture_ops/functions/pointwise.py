@@ -15,8 +15,10 @@ from ..formula import COMPILED, PLAIN, Formula, row_sum, trace
 from .elementwise import numbers_of, tensors_of
 from .operation import CPU, Column, Number, Operation, RowFormula, Total, as_number, lying_as, upcast
 
-# How an operand lies beside the others: an element for each, one number a row, or one number for all.
-Part = str  # "array", "scalar" or "number"
+# How an operand lies beside the others: an element for each, the same row for all rows, one number a row, or for all.
+Part = str  # "array", "row", "scalar" or "number"
+_KINDS = {"array": "array", "row": "array", "scalar": "scalar"}  # of a column
+_SUMMED = {"array": "array", "row": "sum", "scalar": "scalar", "number": "total"}  # of a column of gradients
 
 
 class Pointwise(Operation):
@@ -183,7 +185,7 @@ class _Rule:
             target = None
             if is_needed and part != "number":
                 target = lie.target(part, tensor)
-                columns.append((target, lie.shape[1] if part == "array" else 1, 0))
+                columns.append((target, {"array": lie.shape[1], "row": 0, "scalar": 1}[part], 0))
             targets.append(target)
         formula = self._kernel_of_chain(lie.parts, needed, elementwise)
         totals = formula.run(lie.shape, columns, hypers, watched=watched if lie.is_plain else ())
@@ -208,7 +210,7 @@ class _Rule:
             y = self.value(*_operands(columns, parts, numbers), **own)
             return y if elementwise else row_sum(y) / numbers["count"]
 
-        columns = tuple(part for part in parts if part != "number")
+        columns = tuple(_KINDS[part] for part in parts if part != "number")
         outputs = ("array" if elementwise else "total",)
         hypers = self._hypers(parts) + ("count",) * (not elementwise)
         return RowFormula(Formula(function, columns, (len(columns),), hypers, self.name, outputs=outputs))
@@ -223,10 +225,10 @@ class _Rule:
             own = {name: numbers[name] for name in self.chosen}
             operands = _operands(others, parts, numbers)
             gradients = self.chain(g, *[operands[k] for k in self.taken], **own)
-            return tuple(gradients[k] if parts[k] == "array" else row_sum(gradients[k]) for k in order)
+            return tuple(gradients[k] if parts[k] in ("array", "row") else row_sum(gradients[k]) for k in order)
 
-        columns = ("array",) * elementwise + tuple(part for part in parts if part != "number")
-        outputs = tuple("total" if parts[k] == "number" else parts[k] for k in order)
+        columns = ("array",) * elementwise + tuple(_KINDS[part] for part in parts if part != "number")
+        outputs = tuple(_SUMMED[parts[k]] for k in order)
         stores = tuple(range(len(columns), len(columns) + len(order)))
         hypers = self._hypers(parts) + ("g", "count") * (not elementwise)
         formula = Formula(function, columns, stores, hypers, f"{self.name}'s slope", outputs=outputs)
@@ -292,7 +294,9 @@ class _Layout:
     is_plain: bool = False
 
     def target(self, part: Part, tensor: Tensor) -> Tensor:
-        """Where the gradient of an operand goes: of full shape as the operands lie, or a number for each row."""
+        """Where the gradient of an operand goes: of full shape as the operands lie, a row, or a number for each row."""
+        if part == "row":
+            return tensor.new_empty(self.shape[1])
         if part == "scalar":
             return torch.empty(self.shape[0], dtype=torch.float64, device=tensor.device)
         is_summed = tensor.shape != self.like.shape and tensor.dtype not in (torch.float32, torch.float64)
@@ -300,8 +304,9 @@ class _Layout:
 
     def summed(self, part: Part, target: Tensor, tensor: Tensor) -> Tensor:
         """The gradient of the shape of its tensor."""
-        if part == "scalar":
-            sizes = [self.like.shape[d] if place < self.lead else 1 for place, d in enumerate(self.order)]
+        if part in ("row", "scalar"):
+            varies = [(place < self.lead) == (part == "scalar") for place in range(len(self.order))]
+            sizes = [self.like.shape[d] if here else 1 for d, here in zip(self.order, varies, strict=True)]
             inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
             target = target.view(sizes).permute(inverse)
         return target.sum_to_size(tensor.shape).to(tensor.dtype)
@@ -370,7 +375,8 @@ def _layout_of_rows(tensors: Sequence[Tensor], like: Tensor) -> _Layout:
             numbers.append(as_number(tensor))
         elif varies:
             is_same = all(size == 1 for size in view.shape[:lead])
-            parts.append("array")
+            is_summed = is_same and lead > 0 and length <= COMPILED[like.device.type].longest_sum
+            parts.append("row" if is_summed else "array")
             run = view.expand(view.shape if is_same else sizes).contiguous()
             columns.append((run, 0 if is_same else length, 0))
         else:
