@@ -24,9 +24,9 @@ from .operation import (
     is_exporting,
     is_grad_enabled,
     is_profiling,
-    is_traced,
     jit_traces,
     lying_as,
+    nobody_watches,
     shortened,
     traced_output,
     transforms_active,
@@ -155,40 +155,48 @@ class Elementwise(Function):
         traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
         plain_apply, inplace_apply = shortened(plain), shortened(twin(cls, inplace_forward, backward))
 
-        def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
-            if not isinstance(x, Tensor):
-                raise wrong_type(cls.__name__, "x", 1, "Tensor", x)
-            if inplace:
-                wanted = x.requires_grad and is_grad_enabled()
-                # An input that is to be saved is copied, in the graph: gradients of gradients go through it. (Inside a
-                # transform it may be saved by a gradient outside, of which x does not know.)
-                followed = is_compiling() or is_traced() or transforms_active() or forward_ad._current_level >= 0
-                if followed or (wanted and saves_input):
-                    may_be_saved = saves_input and (x.requires_grad or transforms_active())
-                    return x.copy_(call(x.clone() if may_be_saved else x, False, *numbers))
-                if not wanted:
-                    return value.in_place(x, numbers)
-                if x.is_leaf:  # said before anything is written
-                    raise RuntimeError(
-                        "a leaf Variable that requires grad is being used in an in-place operation, "
-                        f"{cls.__name__} with inplace=True"
-                    )
-                return inplace_apply(x, *numbers)
-            if is_compiling():
-                return traced.apply(x, *numbers) if is_exporting() else compiled([x], *numbers)
-            if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
-                return value.on_tensors(x, numbers)
-            return eager(x, *numbers)
+        def calling(outside: bool) -> Callable[..., Tensor]:
+            """`call`; or the same from inside of the operator that compilers see in its place."""
 
-        def eager(x: Tensor, *numbers: float) -> Tensor:
-            if transforms_active() or forward_ad._current_level >= 0:
-                return value.on_tensors(x, numbers) if is_beyond_functions() else cls.apply(x, *numbers)
-            # A profiler learns the name of a function that is applied.
-            if (x.requires_grad and is_grad_enabled()) or is_profiling():
-                return plain_apply(x, *numbers) if numbers else plain_apply(x)
-            return value.run(x, numbers)
+            def call(x: Tensor, inplace: bool = False, *numbers: float) -> Tensor:
+                if not isinstance(x, Tensor):
+                    raise wrong_type(cls.__name__, "x", 1, "Tensor", x)
+                if inplace:
+                    return call_in_place(x, *numbers)
+                if outside and is_compiling():
+                    return traced.apply(x, *numbers) if is_exporting() else compiled([x], *numbers)
+                if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
+                    return value.on_tensors(x, numbers)
+                if transforms_active() or forward_ad._current_level >= 0:
+                    return value.on_tensors(x, numbers) if is_beyond_functions() else cls.apply(x, *numbers)
+                # A profiler learns the name of a function that is applied.
+                if (x.requires_grad and is_grad_enabled()) or is_profiling():
+                    return plain_apply(x, *numbers) if numbers else plain_apply(x)
+                return value.run(x, numbers)
 
-        compiled = as_operator(cls, eager, value.formula, chain.formula, cls.integers)
+            return call
+
+        def call_in_place(x: Tensor, *numbers: float) -> Tensor:
+            wanted = x.requires_grad and is_grad_enabled()
+            # An input that is to be saved is copied, in the graph: gradients of gradients go through it. (Inside a
+            # transform it may be saved by a gradient outside, of which x does not know.)
+            followed = is_compiling() or not nobody_watches()
+            if followed or (wanted and saves_input):
+                may_be_saved = saves_input and (x.requires_grad or transforms_active())
+                return x.copy_(call(x.clone() if may_be_saved else x, False, *numbers))
+            if not wanted:
+                return value.in_place(x, numbers)
+            if x.is_leaf:  # said before anything is written
+                raise RuntimeError(
+                    "a leaf Variable that requires grad is being used in an in-place operation, "
+                    f"{cls.__name__} with inplace=True"
+                )
+            return inplace_apply(x, *numbers)
+
+        call, inside = calling(True), calling(False)
+        compiled = as_operator(
+            cls, lambda x, *numbers: inside(x, False, *numbers), value.formula, chain.formula, cls.integers
+        )
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
 
@@ -237,7 +245,7 @@ class _Evaluator:
                 and x.is_cpu
                 and x.is_contiguous()
                 and not x.is_neg()
-                and not (dispatch_modes() or early_modes())
+                and not dispatch_modes()
             ):
                 y, elements = empty_like(x), x.numel()
                 own = self._chosen(numbers) if numbers else numbers
@@ -258,7 +266,7 @@ class _Evaluator:
                 and x.is_cpu
                 and x.is_contiguous()
                 and g.is_contiguous()
-                and not (x.is_neg() or g.is_neg() or dispatch_modes() or early_modes())
+                and not (x.is_neg() or g.is_neg() or dispatch_modes())
             ):
                 dx, elements = empty_like(x), x.numel()
                 own = self._chosen(numbers) if numbers else numbers
@@ -286,7 +294,6 @@ class _Evaluator:
             or x.is_neg()
             or (g is not None and type(g) not in PLAIN)
             or dispatch_modes()
-            or early_modes()
         ):
             return self.backward_on_tensors(x, numbers, g)
         if y is None:

@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from ..checks import wrong_type
 from ..formula import maximum, where
-from .operation import Operation, is_beyond_functions, is_compiling, is_traced, transforms_active
+from .operation import Operation, early_modes, is_beyond_functions, is_compiling, jit_traces, transforms_active
 from .pointwise import Pointwise
 
 
@@ -141,7 +141,7 @@ def _copy(x: Tensor, n: int) -> tuple[Tensor, ...]:
     if not isinstance(x, Tensor):
         raise wrong_type("Copy", "x", 1, "Tensor", x)
     # Compilers and tracers see the operators, which have the same gradient.
-    is_followed = is_compiling() or is_traced() or (transforms_active() and is_beyond_functions())
+    is_followed = is_compiling() or jit_traces() or early_modes() or (transforms_active() and is_beyond_functions())
     return Copy.forward(x, n) if is_followed else Copy.apply(x, n)
 
 

@@ -21,7 +21,7 @@ from .operator import as_operator
 # Looked up once: a call with a small tensor is mostly lookups. Without torch's private ones the slower way is taken.
 is_compiling = torch.compiler.is_compiling
 is_grad_enabled = torch.is_grad_enabled
-jit_traces = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
+jit_traces = getattr(torch._C, "_get_tracing_state", torch.jit.is_tracing)  # both known to the compiler
 transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 # Modes that see operations before autograd does are not counted there.
@@ -35,11 +35,6 @@ IS_TORCH_2_11 = torch.__version__.startswith("2.11.")
 def is_exporting() -> bool:
     """Whether torch.export follows. (torch.compiler.is_exporting of torch 2.11 is True under torch.compile, too.)"""
     return getattr(torch.compiler, "_is_exporting_flag", False)
-
-
-def is_traced() -> bool:
-    """Whether torch.jit.trace, or a mode that sees operations before autograd does, follows what happens here."""
-    return not is_compiling() and (jit_traces() or early_modes())
 
 
 class Operation(Function):
@@ -127,42 +122,50 @@ class Operation(Function):
             return gradients + (None,) * (len(needed) - count)
 
         def plain_forward(ctx: Any, *inputs: Any) -> Tensor:
-            y, kept = evaluate(inputs, not (dispatch_modes() or early_modes()))
+            y, kept = evaluate(inputs, not dispatch_modes())
             ctx.save_for_backward(*remember(ctx, inputs, keep(inputs, y, kept), spares[ctx.needs_input_grad]))
             return y
 
         traced, plain = twin(cls, traced_forward, traced_backward), twin(cls, plain_forward, backward)
         plain_apply = shortened(plain)
 
-        def call(*inputs: Any) -> Tensor:
-            if is_compiling():
-                if is_exporting():  # a program without our operator
-                    return traced.apply(*_distinct(inputs, count))
-                return compiled([*inputs[:count]], *inputs[count:])
-            if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
-                return evaluate(inputs, False)[0]
-            try:
-                return eager(*inputs)
-            except (AttributeError, TypeError):
-                for position, tensor in enumerate(inputs[:count], start=1):
-                    if tensor is not None and not isinstance(tensor, Tensor):
-                        raise wrong_type(cls.__name__, "inputs", position, "Tensor", tensor) from None
-                raise
+        def calling(outside: bool) -> Callable[..., Tensor]:
+            """`call`; or the same from inside of the operator that compilers see in its place."""
 
-        def eager(*inputs: Any) -> Tensor:
-            if transforms_active() or forward_ad._current_level >= 0:
-                return evaluate(inputs, False)[0] if is_beyond_functions() else cls.apply(*inputs)
-            if is_grad_enabled():
-                for tensor in inputs[:count]:
-                    if tensor is not None and tensor.requires_grad:
+            def call(*inputs: Any) -> Tensor:
+                try:
+                    if outside and is_compiling():
+                        if is_exporting():  # a program without our operator
+                            return traced.apply(*_distinct(inputs, count))
+                        return compiled([*inputs[:count]], *inputs[count:])
+                    if jit_traces() or early_modes():  # which follow operators and differentiate them, no Functions
+                        return evaluate(inputs, False)[0]
+                    if transforms_active() or forward_ad._current_level >= 0:
+                        return evaluate(inputs, False)[0] if is_beyond_functions() else cls.apply(*inputs)
+                    if is_grad_enabled():
+                        for tensor in inputs[:count]:
+                            if tensor is not None and tensor.requires_grad:
+                                return plain_apply(*inputs)
+                    if is_profiling():  # which learns the name of a function that is applied
                         return plain_apply(*inputs)
-            if is_profiling():  # which learns the name of a function that is applied
-                return plain_apply(*inputs)
-            return evaluate(inputs, not (dispatch_modes() or early_modes()))[0]
+                    return evaluate(inputs, not dispatch_modes())[0]
+                except (AttributeError, TypeError):
+                    _check_tensors(cls.__name__, inputs[:count])
+                    raise
 
-        compiled = as_operator(cls, eager, *getattr(rule, "formulas", ()))
+            return call
+
+        call = calling(True)
+        compiled = as_operator(cls, calling(False), *getattr(rule, "formulas", ()))
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
+
+
+def _check_tensors(who: str, inputs: tuple[Any, ...]) -> None:
+    """Raise TypeError for what is no tensor, nor None."""
+    for position, tensor in enumerate(inputs, start=1):
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise wrong_type(who, "inputs", position, "Tensor", tensor) from None
 
 
 def twin(cls: type[Function], forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:

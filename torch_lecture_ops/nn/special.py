@@ -16,7 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 
 from ..checks import check_tensors, wrong_type
 from ..formula import PLAIN
-from ..functions.operation import STRIDED, is_traced
+from ..functions.operation import STRIDED, jit_traces
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -24,7 +24,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 def is_special(x: Any) -> bool:
     """Whether x is not a plain, strided tensor, or somebody overrides or traces torch's functions: see `elsewhere`."""
     if type(x) in PLAIN:
-        return has_torch_function_unary(x) or x.layout is not STRIDED or x.is_nested or is_traced()
+        return has_torch_function_unary(x) or x.layout is not STRIDED or x.is_nested or bool(jit_traces())
     if not isinstance(x, Tensor):
         return True
     return has_torch_function_unary(x) or _is_wrapper(type(x)) or x.layout is not STRIDED or x.is_nested
@@ -80,7 +80,7 @@ def elsewhere(
         if options.get(name) is not None and not isinstance(options[name], Tensor):
             raise wrong_type(who, name, 0, "Tensor", options[name])
     for name, (value, default) in only_ours.items():
-        if value != default and is_traced():
+        if value != default and jit_traces():
             warnings.warn(f"{who}: a trace has torch's gradient, without {name}={value!r}", stacklevel=3)
         elif value != default:
             special = next(filter(is_special, given))
