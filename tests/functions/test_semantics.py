@@ -982,6 +982,36 @@ def test_label_smoothing_below_0_is_refused(smoothing):
         F.cross_entropy(x(3, 4), t(0, 1, 2), label_smoothing=smoothing)
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (dict(label_smoothing=2.0), RuntimeError),
+        (dict(reduction="median"), ValueError),
+        (dict(ignore_index="no"), TypeError),
+        (dict(target=t(0, 1)), ValueError),
+        (dict(target=t(0, 1, 9)), IndexError),
+        (dict(target=[0, 1, 2]), TypeError),
+        (dict(target=t(0, 1, 2).int()), RuntimeError),
+        (dict(input=x(3, 4, dtype=torch.float64)), RuntimeError),
+        (dict(weight=x(5)), RuntimeError),
+        (dict(weight=x(4).requires_grad_()), RuntimeError),
+        (dict(weight=0.5), TypeError),
+    ],
+    ids=str,
+)
+def test_a_call_that_passed_its_checks_lets_no_other_pass(change, error):
+    """Tensors that look as in the call before are not checked again: these look otherwise, or are told otherwise."""
+    arguments = dict(input=x(3, 4), target=t(0, 1, 2), weight=x(4))
+    for _ in range(2):
+        F.cross_entropy(**arguments)
+    with torch.no_grad():
+        F.cross_entropy(**arguments | dict(weight=x(4).requires_grad_()))
+    for _ in range(2):
+        with pytest.raises(error):
+            F.cross_entropy(**arguments | change)
+    assert F.cross_entropy(**arguments) == builtin.cross_entropy(**arguments)
+
+
 FLOATS = r"the input must be a floating-point tensor, got torch\.int64$"
 
 

@@ -176,8 +176,8 @@ def _columns(x: Tensor, target: Tensor, weight: Tensor | None) -> list[Column] |
 
 def _value_by_kernel(
     x: Tensor, target: Tensor, weight: Tensor | None, reduction: str, options: Sequence[float]
-) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """The loss; m and s of each row and what "mean" divides by."""
+) -> tuple[Tensor, tuple[Tensor, Tensor | None]] | None:
+    """The loss; m and s of each row and what it was divided by, or None for the number of rows ("mean") or 1."""
     of_labels, is_reduced = not target.is_floating_point(), reduction != "none"
     formula, _ = _FORMULAS[of_labels, weight is not None, options[1] != 0, is_reduced, False]
     inputs = (x, target) if weight is None else (x, target, weight)
@@ -192,7 +192,7 @@ def _value_by_kernel(
         shape = seen.shape
     count, classes, _ = shape
     wide = x.dtype if x.dtype is torch.float64 else torch.float32
-    statistics = torch.empty(count, 2, dtype=wide, device=x.device)
+    statistics = x.new_empty(count, 2) if x.dtype is wide else x.new_empty(count, 2, dtype=wide)  # the first is faster
     rows = None if is_reduced else torch.empty(_classes_last(x).shape[:-1], dtype=x.dtype, device=x.device)
     numbers = (options[0], classes, options[1])
     if seen is not None:
@@ -205,21 +205,22 @@ def _value_by_kernel(
     if totals is None:
         return None
     *sums, sum_of_weights, no_classes = totals
-    if isinstance(no_classes, Tensor):  # nobody waits for a device to say: the loss is NaN
+    if not isinstance(no_classes, float):  # nobody waits for a device to say: the loss is NaN
         divisor = sum_of_weights if reduction == "mean" else torch.ones_like(sum_of_weights)
         return (sums[0] / divisor).to(x.dtype) if rows is None else rows, (statistics, divisor)
     if no_classes:
         raise out_of_bounds(x, target, options[0])
     divisor = sum_of_weights if reduction == "mean" else 1.0
     loss = scalar_tensor(_quotient(sums[0], divisor), dtype=x.dtype, device=CPU) if rows is None else rows
-    return loss, (statistics, scalar_tensor(divisor, dtype=torch.float64, device=CPU))
+    is_usual = divisor == (count if reduction == "mean" else 1)
+    return loss, (statistics, None if is_usual else scalar_tensor(divisor, dtype=torch.float64, device=CPU))
 
 
 def _slope_by_kernel(
     g: Tensor,
     inputs: Sequence[Any],
     statistics: Tensor,
-    divisor: Tensor,
+    divisor: Tensor | None,
     reduction: str,
     options: Sequence[float],
     both: bool,
@@ -231,10 +232,11 @@ def _slope_by_kernel(
     if reduction == "none":
         given, upstream = (g.contiguous(), *given), list[Number]()
     else:
-        upstream = [as_number(g), as_number(divisor)]
+        usual = len(statistics) if reduction == "mean" else 1
+        upstream = [as_number(g), usual if divisor is None else as_number(divisor)]
     seen = formula.seen_like(given)
     if seen is not None:
-        results = [torch.empty_like(x), torch.empty_like(target)][: 1 + both]
+        results = [torch.empty_like(tensor) for tensor in inputs[: 1 + both]]
         done = seen.run((*given, statistics, *results), (options[0], seen.shape[1], options[1], *upstream))
         return None if done is None else (*results, *[None] * (3 - len(results)))
     columns = _columns(*inputs)
@@ -242,7 +244,7 @@ def _slope_by_kernel(
         return None
     rows, classes, _ = columns[0]
     columns = [(given[0], 1, 0)] * (reduction == "none") + columns + [(statistics, 2, 0), (statistics, 2, 1)]
-    results = [torch.empty_like(rows), torch.empty_like(rows, dtype=target.dtype)][: 1 + both]
+    results = [torch.empty_like(rows, dtype=tensor.dtype) for tensor in inputs[: 1 + both]]
     columns += [(result, classes, 0) for result in results]
     shape, numbers = (len(statistics), classes, classes), (options[0], classes, options[1], *upstream)
     if formula.run(shape, columns, numbers, watched=given if x.dim() <= 2 else ()) is None:

@@ -12,11 +12,11 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ..checks import check_choice, check_integer, check_number
-from ..formula import HALF
+from ..formula import HALF, Alike
 from ..functions import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, SquaredError
 from ..functions.binary_cross_entropy import WeightedBinaryCrossEntropy, WeightedBinaryCrossEntropyWithLogits
 from ..functions.cross_entropy import out_of_bounds
-from ..functions.operation import has_values, nobody_watches
+from ..functions.operation import has_values, is_compiling, nobody_watches
 from ..functions.squared_error import WeightedSquare
 from .special import any_special, check_strided, elsewhere
 
@@ -221,6 +221,10 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2]))
     tensor(0.7531)
     """
+    told = reduction, ignore_index, label_smoothing
+    is_told = size_average is None and reduce is None and not is_compiling()
+    if is_told and _checked_labels.are_alike(input, target, weight, told):
+        return CrossEntropy.call(input, target, weight, *told)
     if any_special(input, target, weight):
         options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
@@ -238,7 +242,10 @@ def cross_entropy(
         _check_labels(input, target, classes, ignore_index)
         if not classes:
             return _of_no_classes(input.sum(dim), reduction)
-        target = target.reshape(()) if input.dim() == 1 else target
+        if input.dim() == 1:
+            target = target.reshape(())
+        elif not is_compiling():
+            _checked_labels.remember(input, target, weight, (reduction, ignore_index, label_smoothing))
         return CrossEntropy.call(input, target, weight, reduction, ignore_index, label_smoothing)
     input, target = _floats("cross_entropy", input, target)
     if not classes:
@@ -254,6 +261,31 @@ def cross_entropy(
     if dtype not in HALF:
         target = target.to(dtype)
     return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
+
+
+class _Checked:
+    """What passed all checks last. Tensors that look the same with the same options need none, nor does training."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, ...] = (None, 0, None)
+
+    def remember(self, input: Tensor, target: Tensor, weight: Tensor | None, options: tuple[Any, ...]) -> None:
+        if weight is None:
+            self._last = options, 2, Alike((input, target)).check
+        elif not weight.requires_grad:  # which is an error only where gradients are recorded
+            self._last = options, 3, Alike((input, target, weight)).check
+
+    def are_alike(self, input: Any, target: Any, weight: Any, options: tuple[Any, ...]) -> bool:
+        tensors = (input, target) if weight is None else (input, target, weight)
+        known, count, check = self._last
+        try:
+            are_so = options == known and len(tensors) == count and check(*tensors)
+        except (TypeError, ValueError):  # something is no tensor, or an array where a number should be
+            return False
+        return are_so and not has_torch_function(tensors) and nobody_watches()
+
+
+_checked_labels = _Checked()
 
 
 def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> Reduction:
