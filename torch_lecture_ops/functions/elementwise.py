@@ -123,7 +123,7 @@ class Elementwise(Function):
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
 
-        # Two twins without a jvp, whose one forward costs less than two methods: for the compiler, which refuses a
+        # Two twins without a jvp, whose one forward costs less than two methods: for torch.export, which refuses a
         # function with a jvp and cannot follow the way to a kernel, and for the plain call.
         def traced_forward(ctx: Any, x: Tensor, *numbers: float) -> Tensor:
             y = traced_output(value.on_tensors(x, numbers))

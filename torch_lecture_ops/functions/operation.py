@@ -109,7 +109,7 @@ class Operation(Function):
             like, (options, spared) = next(tangent for tangent in tangents if tangent is not None), ctx.options
             return pushforward(tangents[:count], _recalled(ctx.saved_tensors, spared, like), options)
 
-        # Two twins without a jvp: for the compiler, which refuses a function with a jvp and cannot follow the way to a
+        # Two twins without a jvp: for torch.export, which refuses a function with a jvp and cannot follow the way to a
         # kernel, and for the plain call, which alone can keep what kernels leave.
         def traced_forward(ctx: Any, *inputs: Any) -> Tensor:
             y = traced_output(evaluate(inputs, False)[0])
