@@ -384,6 +384,8 @@ def test_torchs_own_functions_would_miss_the_limits_of_memory(capsys, script, tm
     stand_in = SimpleNamespace(**vars(builtin))
     stand_in.affine = lambda x, a, c: a * x + c
     stand_in.maxout = lambda x, pieces: x.unflatten(-1, (-1, pieces)).max(-1).values
+    stand_in.leaky_relu = lambda x, save="input": builtin.leaky_relu(x)
+    stand_in.elu = lambda x, save="input": builtin.elu(x)
     monkeypatch.setattr(sys.modules["passes"], "ours", stand_in)
     assert script.main(["--memory", "--json", str(tmp_path / "results.json"), "--check"]) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("missed: ")]
