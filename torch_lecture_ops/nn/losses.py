@@ -221,14 +221,14 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 2]))
     tensor(0.7531)
     """
-    told = reduction, ignore_index, label_smoothing
-    is_told = size_average is None and reduce is None and not is_compiling()
-    if is_told and _checked_labels.are_alike(input, target, weight, told):
-        return CrossEntropy.call(input, target, weight, *told)
     if any_special(input, target, weight):
         options: dict[str, Any] = dict(weight=weight, size_average=size_average, ignore_index=ignore_index)
         options |= dict(reduce=reduce, reduction=reduction, label_smoothing=label_smoothing)
         return elsewhere(cross_entropy, {"input": input, "target": target}, options)
+    told = reduction, ignore_index, label_smoothing
+    is_told = size_average is None and reduce is None and not is_compiling()
+    if is_told and _checked_labels.are_alike(input, target, weight, told):
+        return CrossEntropy.call(input, target, weight, *told)
     input, target, weight = _in_float32(input, target, weight)
     reduction = _checked(reduction, size_average, reduce)
     if type(ignore_index) is not int:
@@ -264,7 +264,10 @@ def cross_entropy(
 
 
 class _Checked:
-    """What passed all checks last. Tensors that look the same with the same options need none, nor does training."""
+    """What passed all checks last: plain tensors that look the same need none with the same options.
+
+    (No others may come here: torch's guards crash where they look at a strided nested tensor.)
+    """
 
     def __init__(self) -> None:
         self._last: tuple[Any, ...] = (None, 0, None)
@@ -282,7 +285,7 @@ class _Checked:
             are_so = options == known and len(tensors) == count and check(*tensors)
         except (TypeError, ValueError):  # something is no tensor, or an array where a number should be
             return False
-        return are_so and not has_torch_function(tensors) and nobody_watches()
+        return are_so and nobody_watches()
 
 
 _checked_labels = _Checked()
