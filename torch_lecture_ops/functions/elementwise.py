@@ -180,7 +180,7 @@ class Elementwise(Function):
             wanted = x.requires_grad and is_grad_enabled()
             # An input that is to be saved is copied, in the graph: gradients of gradients go through it. (Inside a
             # transform it may be saved by a gradient outside, of which x does not know.)
-            followed = is_compiling() or not nobody_watches()
+            followed = is_compiling() or early_modes() or not nobody_watches()
             if followed or (wanted and saves_input):
                 may_be_saved = saves_input and (x.requires_grad or transforms_active())
                 return x.copy_(call(x.clone() if may_be_saved else x, False, *numbers))

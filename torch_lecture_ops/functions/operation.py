@@ -250,8 +250,7 @@ def lying_as(y: Tensor, x: Tensor) -> Tensor:
 
 def nobody_watches() -> bool:
     """No transform, no forward mode, no tracer and no mode that sees operations: a kernel may run."""
-    is_transformed = transforms_active() or forward_ad._current_level >= 0
-    return not (is_transformed or dispatch_modes() or early_modes() or jit_traces())
+    return not (transforms_active() or forward_ad._current_level >= 0 or dispatch_modes() or jit_traces())
 
 
 def _distinct(inputs: tuple[Any, ...], count: int) -> list[Any]:
