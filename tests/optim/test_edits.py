@@ -235,7 +235,8 @@ def start(make, dtype):
 
 def makers(which, kwargs, engine):
     ours = getattr(optim, which)
-    if kwargs.keys() & {"form", "kahan"} or which == "Nesterov":
+    is_late = which == "Adagrad" and torch.__version__.startswith("2.11.")  # makes state in its constructor alone
+    if kwargs.keys() & {"form", "kahan"} or which == "Nesterov" or is_late:
         return lambda p: ours(p, **kwargs, **engine.kwargs), lambda p: ours(p, foreach=False, fused=False, **kwargs)
     torchs = getattr(torch.optim, which)
     return lambda p: ours(p, **kwargs, **engine.kwargs), lambda p: torchs(p, foreach=False, **kwargs)
