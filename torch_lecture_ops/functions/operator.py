@@ -64,7 +64,7 @@ def _digest(cls: type, content: Sequence[Formula | str]) -> str:
     unknown = uuid4().hex  # of what nobody can say what it is made of
     if not content and not cls.__module__.startswith(__package__):
         return unknown
-    digest = hashlib.sha256(_SOURCES)
+    digest = _SOURCES.copy()
     for part in content:
         if isinstance(part, Formula):
             try:
@@ -76,13 +76,14 @@ def _digest(cls: type, content: Sequence[Formula | str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sources() -> bytes:
-    """What the functions of this package are, apart from the formulas of others."""
+def _hash_of_sources() -> Any:
+    """The hash of what the functions of this package are, apart from the formulas of others: made once, for all."""
     package = Path(__file__).parents[1]
     try:
-        return b"".join(file.read_bytes() for file in sorted(package.glob("f*/*.py")))  # formula and functions
+        sources = b"".join(file.read_bytes() for file in sorted(package.glob("f*/*.py")))  # formula and functions
     except OSError:  # not in files, or without their text
-        return uuid4().bytes
+        sources = uuid4().bytes
+    return hashlib.sha256(sources)
 
 
-_SOURCES = _sources()
+_SOURCES = _hash_of_sources()
