@@ -227,7 +227,7 @@ def cross_entropy(
         return elsewhere(cross_entropy, {"input": input, "target": target}, options)
     told = reduction, ignore_index, label_smoothing
     is_told = size_average is None and reduce is None and not is_compiling()
-    if is_told and _checked_labels.are_alike(input, target, weight, told):
+    if is_told and _last_call.are_alike(input, target, weight, told):
         return CrossEntropy.call(input, target, weight, *told)
     input, target, weight = _in_float32(input, target, weight)
     reduction = _checked(reduction, size_average, reduce)
@@ -244,8 +244,8 @@ def cross_entropy(
             return _of_no_classes(input.sum(dim), reduction)
         if input.dim() == 1:
             target = target.reshape(())
-        elif not is_compiling():
-            _checked_labels.remember(input, target, weight, (reduction, ignore_index, label_smoothing))
+        elif is_told:
+            _last_call.remember(input, target, weight, (reduction, ignore_index, label_smoothing))
         return CrossEntropy.call(input, target, weight, reduction, ignore_index, label_smoothing)
     input, target = _floats("cross_entropy", input, target)
     if not classes:
@@ -263,8 +263,8 @@ def cross_entropy(
     return CrossEntropy.call(input.to(dtype), target, None, reduction, ignore_index, 0.0)
 
 
-class _Checked:
-    """What passed all checks last: plain tensors that look the same need none with the same options.
+class _LastCall:
+    """What passed all checks of cross_entropy last: plain tensors that look the same need none with the same options.
 
     (No others may come here: torch's guards crash where they look at a strided nested tensor.)
     """
@@ -288,7 +288,7 @@ class _Checked:
         return are_so and nobody_watches()
 
 
-_checked_labels = _Checked()
+_last_call = _LastCall()
 
 
 def _checked(reduction: str, size_average: bool | None, reduce: bool | None) -> Reduction:
