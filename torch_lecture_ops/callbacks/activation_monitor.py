@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..nn import modules as ours
-from .layers import members
+from .layers import members, numbered
 from .monitor import Monitor, Record, learning_rate, leaves, local, tensors_in
 
 if TYPE_CHECKING:
@@ -376,8 +376,7 @@ class Activations(TorchFunctionMode):
 
     def _measure(self, name: str, output: Any, flat: Flat) -> None:
         self._calls[name] += 1
-        if (count := self._calls[name]) > 1:
-            name = f"{name}({count})"
+        name = numbered(name, self._calls[name])
         a = next((t for t in tensors_in(output) if t.is_floating_point()), None)
         if a is not None and a.numel():
             axis = self._units_axis if a.dim() > -self._units_axis else -1  # flattened after a convolution

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.optim import Optimizer
 
-from .layers import Layer, innermost, layers
+from .layers import Layer, innermost, layers, numbered
 from .monitor import Monitor, held_by, learning_rate, local, norm, sample, tensors_in
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class GradientMonitor(Monitor):
                 return
             scratch["newest"] = zs
             runs += 1
-            row = layer.name if runs == 1 else f"{layer.name}({runs})"
+            row = numbered(layer.name, runs)
             scratch.setdefault("paths", {})[row] = layer.path
             rows = scratch.setdefault("rows", {})
             rows[row] = None  # the place in the order of running

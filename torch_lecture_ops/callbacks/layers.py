@@ -85,6 +85,11 @@ def members(network: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     return walk("", network, network)
 
 
+def numbered(name: str, count: int) -> str:
+    """The name of the first, second, ... of several that would have the same: `act`, `act(2)`, ..."""
+    return name if count == 1 else f"{name}({count})"
+
+
 def innermost(paths: Mapping[str, str]) -> list[str]:
     """The names of the layers, given with their paths, that hold none of the other layers.
 

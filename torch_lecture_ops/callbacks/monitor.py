@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .layers import named_parameters
+from .layers import named_parameters, numbered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -204,7 +204,7 @@ class Monitor(Callback):
     @property
     def name(self) -> str:
         """The first part of the names in the log."""
-        return self._own_name if self._number == 1 else f"{self._own_name}({self._number})"
+        return numbered(self._own_name, self._number)
 
     @property
     def _own_name(self) -> str:
