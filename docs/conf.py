@@ -20,6 +20,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_gallery.gen_gallery",
 exclude_patterns = ["gallery/**.ipynb", "gallery/**.md5", "gallery/**.py"]
 
 default_role = "literal"
+smartquotes = False  # "torch" is an argument
 add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88

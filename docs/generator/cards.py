@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from textwrap import dedent, indent
 from typing import Any
@@ -13,20 +14,21 @@ from .catalogue import KINDS, Card
 from .reference import entry, heading, link
 
 TABLES = {
-    "optimizers": "Each class has the signature, the defaults, the options, the errors and the checkpoints of torch's class of "
-    "the same name, and a keyword ``form=`` for the formulas of the notes that differ from torch's.",
-    "schedules": "``optim.lr_scheduler`` has all of ``torch.optim.lr_scheduler``, and these subclasses of its ``LRScheduler``; t "
-    "counts their steps, epochs or batches. The learning rates are the formula, not a product of steps, until something "
-    "else changes them; then they go on from there, so that ``ChainedScheduler`` works. :py:obj:`ClosedFormLR "
-    "<torch_lecture_ops.optim.lr_scheduler.ClosedFormLR>` makes a schedule of any formula.",
-    "activations": "Each is a module in ``nn``, a function in ``nn.functional`` and a ``torch.autograd.Function`` with a "
-    "hand-written backward in ``functions``.",
+    "optimizers": "Each class has the signature, the defaults, the options, the errors and the checkpoints of torch's "
+    "class of the same name, and a keyword ``form=`` for the formulas of the notes that differ from torch's.",
+    "schedules": "``optim.lr_scheduler`` has all of ``torch.optim.lr_scheduler``, and these subclasses of its "
+    "``LRScheduler``; t counts their steps, epochs or batches. The learning rates are the formula, not a product of "
+    "steps, until something else changes them; then they go on from there, so that ``ChainedScheduler`` works. "
+    ":py:obj:`ClosedFormLR <torch_lecture_ops.optim.lr_scheduler.ClosedFormLR>` makes a schedule of any formula.",
+    "activations": "Each is a module in ``nn``, a function in ``nn.functional`` and a ``torch.autograd.Function`` with "
+    "a hand-written backward in ``functions``.",
     "gates": "The gates of a computational graph and the patterns in which gradients flow back through them, in "
     "``nn.functional`` and, as Functions, in ``functions``.",
-    "losses": "Each is a module in ``nn``, a function in ``nn.functional`` and a ``torch.autograd.Function`` in ``functions``.",
+    "losses": "Each is a module in ``nn``, a function in ``nn.functional`` and a ``torch.autograd.Function`` in "
+    "``functions``.",
     "initialization": "Weights whose variance keeps that of the signal from layer to layer: ``nn.init``.",
     "callbacks": "Lightning callbacks that look into a network while it trains and change nothing of it: "
-    "``pip install \".[lightning]\"`` in the checkout, and ``\".[plot]\"`` for their pictures.",
+    '``pip install ".[lightning]"`` in the checkout, and ``".[plot]"`` for their pictures.',
 }
 
 
@@ -65,13 +67,15 @@ def _card(
         return link(inner, name.rpartition(".")[0])
 
     yield docstrings.escaped(docstrings.summary(documented), linked)
-    yield _math(formulas.latex(card, form))
+    for options, latex in formulas.written(card, form):
+        yield (f"``{options}``:\n\n" if options else "") + f".. math::\n\n{indent(latex, '    ')}"
     yield _picture(pictures(card, form), f"{card.title}, {form}" if card.forms else card.title)
-    fields = {"Lecture and slide": docstrings.source(documented), "Difference from torch": docstrings.difference(documented)}
+    told = docstrings.source(documented), docstrings.difference(documented)
+    fields = dict(zip(("Lecture and slide", "Difference from torch"), told, strict=True))
     yield "\n".join(f":{key}: {docstrings.escaped(text, linked)}" for key, text in fields.items() if text)
     text = examples.example(card, form)
     yield ".. rubric:: Example\n\n" + docstrings.code(text.rstrip())
-    if run and (printed := examples.output(text)[0]):
+    if run and card.kind != "callbacks" and (printed := examples.output(text)[0]):
         yield docstrings.code(printed.rstrip(), "text")
     if code:
         yield ".. rubric:: The code\n\n" + docstrings.code("\n\n".join(map(_source, code)).rstrip())
@@ -92,17 +96,13 @@ def _rule(card: Card) -> list[Any]:
 
 
 def _source(value: Any) -> str:
-    """The code of a class or function without its docstring, which the card shows in parts."""
+    """The code of a class or function as on the slide: without its docstring, and without types that say nothing."""
     text = dedent(inspect.getsource(value))
     lines, statement = text.splitlines(), ast.parse(text).body[0]
     first = statement.body[0] if isinstance(statement, (ast.ClassDef, ast.FunctionDef)) else None
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
         del lines[first.lineno - 1 : first.end_lineno]
-    return "\n".join(lines)
-
-
-def _math(latex: str) -> str:
-    return f".. math::\n\n{indent(latex, '    ')}" if latex else ""
+    return re.sub(r": Any\b| -> Any\b", "", "\n".join(lines))
 
 
 def _picture(file: str | None, alt: str) -> str:
@@ -114,27 +114,29 @@ def _picture(file: str | None, alt: str) -> str:
 
 
 def _table(kind: str) -> str:
-    rows = []
-    for card in (card for card in catalogue.cards() if card.kind == kind):
-        for form in ("torch", *card.forms):
-            documented = card.value if form == "torch" else card.value.forms[form]
-            rows.append(_row(card, form, documented))
-    pages = "\n".join(f"    {card.page.rpartition('/')[2]}" for card in catalogue.cards() if card.kind == kind)
-    head = f"{heading(KINDS[kind], '=')}\n\n{TABLES[kind]}"
-    return f"{head}\n\n.. toctree::\n    :hidden:\n\n{pages}\n\n.. list-table::\n    :header-rows: 1\n\n" + "\n".join(
-        [_cells(["", "", "Lecture and slide", "Difference from torch"]), *rows]
-    ) + "\n"
+    """The page of a kind: a row for each card and form."""
+    shown = [card for card in catalogue.cards() if card.kind == kind]
+    rows = [_row(card, form) for card in shown for form in ("torch", *card.forms)]
+    pages = "\n".join(f"    {card.page.rpartition('/')[2]}" for card in shown)
+    table = ".. list-table::\n    :widths: 18 52 30\n    :class: cards\n\n" + "\n".join(rows)
+    hidden = f".. toctree::\n    :hidden:\n\n{pages}"
+    return "\n\n".join([heading(KINDS[kind], "="), TABLES[kind], hidden, table]) + "\n"
 
 
-def _row(card: Card, form: str, documented: Any) -> str:
+def _row(card: Card, form: str) -> str:
     def linked(inner: str) -> str:
         return link(inner, card.names[0].rpartition(".")[0])
 
+    documented = card.value if form == "torch" else card.value.forms[form]
     title = f":doc:`{card.title} </{card.page}>`" if form == "torch" else f'``form="{form}"``'
-    texts = [docstrings.summary(documented), docstrings.source(documented), docstrings.difference(documented)]
-    return _cells([title, *(docstrings.escaped(text, linked) for text in texts)])
+    formula = [docstrings.escaped(docstrings.summary(documented), linked)]
+    formula += [f".. math::\n\n{indent(latex, '    ')}" for _, latex in list(formulas.written(card, form))[:1]]
+    told = [docstrings.source(documented), docstrings.difference(documented)]
+    beside = [docstrings.escaped(text, linked) for text in told if text]
+    if len(beside) == 2:
+        beside[1] = f"*Difference from torch:* {beside[1]}"
+    return "\n".join([f"    * - {title}", *(_cell("\n\n".join(parts)) for parts in (formula, beside))])
 
 
-def _cells(cells: list[str]) -> str:
-    first, *others = cells
-    return "\n".join([f"    * - {first}", *(f"      - {cell}" for cell in others)])
+def _cell(text: str) -> str:
+    return f"      - {indent(text, ' ' * 8).lstrip()}"

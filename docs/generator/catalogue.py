@@ -12,11 +12,14 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-import torch_lecture_ops
 from torch.autograd import Function
+
+import torch_lecture_ops
 from torch_lecture_ops import functions, nn, optim
 from torch_lecture_ops.nn import functional, init, losses
 from torch_lecture_ops.optim import lr_scheduler
+
+from . import docstrings
 
 # Folder of the cards -> heading
 KINDS = {
@@ -137,7 +140,7 @@ def _function_of(user: Any) -> Any:
 
 def _initialization() -> Iterator[Card]:
     for name in init.__all__:
-        if inspect.isfunction(getattr(init, name)):
+        if docstrings.source(getattr(init, name)):
             beside = ("Report", "Layer") if name == "initialize" else ()
             yield Card("initialization", name, tuple(f"{init.__name__}.{shown}" for shown in (name, *beside)))
 

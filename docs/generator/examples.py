@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
+import logging
+import os
 import re
+import tempfile
+import warnings
+from typing import Any
 
-from . import catalogue, docstrings
+from . import docstrings
 from .catalogue import Card
 
 OPTIMIZER = """
@@ -132,8 +136,7 @@ from torch_lecture_ops.callbacks import {name}
 class Classifier(LightningModule):
     def __init__(self):
         super().__init__()
-        layers = torch.nn.Linear(20, 64), nn.Tanh(), torch.nn.Linear(64, 64), nn.Tanh(), torch.nn.Linear(64, 2)
-        self.network = torch.nn.Sequential(*layers)
+        self.network = torch.nn.Sequential(torch.nn.Linear(20, 64), nn.Tanh(), torch.nn.Linear(64, 2))
 
     def forward(self, x):
         return self.network(x)
@@ -147,7 +150,7 @@ class Classifier(LightningModule):
 torch.manual_seed(0)
 x = torch.randn(1600, 20)
 callback = {call}
-trainer = Trainer(max_epochs=2, callbacks=[callback], logger=CSVLogger("runs"), enable_checkpointing=False{more})
+trainer = Trainer(max_epochs=2, callbacks=[callback], logger=CSVLogger("runs"){more})
 trainer.fit(Classifier(), DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size=32))
 """
 
@@ -192,12 +195,10 @@ def _of_docstring(card: Card, form: str) -> str:
     """Its doctest as a script: expressions are printed."""
     (found,) = [part.text for part in docstrings.blocks(card.value) if part.kind == "code"][:1]
     lines = re.findall(r"^(?:>>>|\.\.\.) ?(.*)", found, re.MULTILINE)
-    return f"import torch\nfrom torch import nn\n\nfrom torch_lecture_ops.nn.init import {card.title}\n\n" + _printing(lines)
-
-
-def _printing(lines: list[str]) -> str:
     parts = [line.partition("  #") for line in lines]
-    return "\n".join((code if re.match(r"\w+ = ", code) else f"print({code})") + mark + why for code, mark, why in parts)
+    printing = [(code if re.match(r"\w+ = ", code) else f"print({code})") + mark + why for code, mark, why in parts]
+    imports = f"import torch\nfrom torch import nn\nfrom torch_lecture_ops.nn.init import {card.title}"
+    return "\n".join([imports, "", *printing])
 
 
 def _of_callback(card: Card, form: str) -> str:
@@ -225,9 +226,16 @@ _EXAMPLES = {
 }
 
 
-def output(code: str) -> tuple[str, dict]:
-    """What an example prints, and the names that it leaves."""
+def output(code: str) -> tuple[str, dict[str, Any]]:
+    """What an example prints, and the names that it leaves. It runs in an empty folder, and Lightning says nothing."""
     printed, names = io.StringIO(), {"__name__": "example"}
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "example", "exec"), names)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        warnings.simplefilter("ignore")
+        os.chdir(folder)
+        try:
+            exec(compile(code, "example", "exec"), names)
+        finally:
+            os.chdir(here)
     return printed.getvalue(), names

@@ -30,7 +30,9 @@ def _inline(translator: Any, node: Any) -> None:
 
 
 def _block(translator: Any, node: Any) -> None:
-    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>\n')
+    # latex2mathml knows align*, and writes the & of aligned as it is.
+    latex = node.astext().replace("{aligned}", "{align*}")
+    translator.body.append(f'<div class="formula">{convert(latex, display="block")}</div>\n')
     raise SkipNode
 
 
