@@ -81,7 +81,7 @@ def _card(
         yield ".. rubric:: The code\n\n" + docstrings.code("\n\n".join(map(_source, code)).rstrip())
 
 
-FORMULAS = ("rule", "value", "slope", "chain", "push", "eta")
+FORMULAS = ("rule", "value", "slope", "chain", "push", "eta", "mu")
 
 
 def _rule(card: Card) -> list[Any]:

@@ -94,7 +94,7 @@ def test_a_cards_example_runs(card, form):
 
 def test_forms_print_different_numbers():
     """But for Adam's epsilon inside of the root, which is too small to be seen."""
-    for card in CARDS:
+    for card in (card for card in CARDS if card.forms):
         printed = [examples.output(examples.example(card, form))[0] for form in ("torch", *card.forms)]
         assert len(set(printed)) >= len(printed) - 1
 
