@@ -166,8 +166,8 @@ SURFACES: dict[str, Surface] = {
             _beale,
             _beale_slope,
             ((3.0, 0.5),),
-            (-4.5, 4.5, -4.5, 4.5),
-            (-1.5, 1.5),
+            (-2.5, 4.5, -2.5, 2.0),
+            (-1.0, -1.5),
             "Beale 1958; raced on by A. Radford (CS231n, Neural Networks 3)",
         ),
         Surface(
