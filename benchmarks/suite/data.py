@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arguments import one_line
 from torch import Tensor
+
+from torch_lecture_ops.arguments import one_line
 
 SUBSET = Path(__file__).parents[1] / "data" / "mnist_subset.npz"
 PIXELS, DIGITS = 28 * 28, 10
