@@ -107,7 +107,7 @@ def check_latex(table, cls, form, kwargs):
 
 
 def check_javascript(table, cls, form, kwargs):
-    optimizer, gradients, path = run_loop(table, cls, form, kwargs)
+    _, gradients, path = run_loop(table, cls, form, kwargs)
     text = f"""(start, gradients) => {{
         {cls.javascript(form, **kwargs)}
         let states = start.map(p => ({{p}}));
@@ -148,7 +148,8 @@ def test_the_point_ahead(table, form):
     (kept,) = state.values()
     with optimizer.lookahead():
         ahead = p.tolist()
-    text = f"(p, kept) => {{ {optim.Nesterov.javascript(form, **kwargs)} return Nesterov.ahead({{p, {letter}: kept}}); }}"
+    function = optim.Nesterov.javascript(form, **kwargs)
+    text = f"(p, kept) => {{ {function} return Nesterov.ahead({{p, {letter}: kept}}); }}"
     numbers = [javascript.run(text, *pair) for pair in zip(path[-1], kept.tolist(), strict=True)]
     np.testing.assert_allclose(numbers, ahead, rtol=1e-15)
     assert ahead != path[-1]

@@ -62,7 +62,7 @@ class JavaScript(Notation):
     patterns = {
         "add": Pattern("{0} + {1}", SUM, (SUM, PRODUCT)),
         "sub": Pattern("{0} - {1}", SUM, (SUM, PRODUCT)),
-        "neg": Pattern("-{0}", NEGATIVE, (POWER,)),
+        "neg": Pattern("-{0}", NEGATIVE, (ATOM,)),
         "mul": Pattern("{0} * {1}", PRODUCT, (NEGATIVE, POWER)),
         "div": Pattern("{0} / {1}", PRODUCT, (NEGATIVE, POWER)),
         "floordiv": Pattern("Math.floor({0} / {1})", ATOM, (PRODUCT, POWER)),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from ..formula import Formula
 from ..formula.javascript import JavaScript, function_of, identifier, literal, statements
 from ..formula.latex import Latex, terms, written
