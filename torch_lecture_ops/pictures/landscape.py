@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-__all__ = ["Way", "draw_start", "draw_surface", "draw_way", "fit", "heights", "legend_beside"]
+__all__ = ["Way", "draw_start", "draw_surface", "draw_way", "fit", "heights"]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-FINE = 201  # points of the grid along each side
 LEVELS = 14
 MARKERS = "os^Dv<>P"  # where a way ends: told apart without colours, too
 
 
-def heights(surface: Surface, count: int) -> tuple[Tensor, Tensor, Tensor]:
+@lru_cache(maxsize=16)  # a network's take seconds
+def heights(surface: Surface) -> tuple[Tensor, Tensor, Tensor]:
     """x, y and f(x, y) on a grid over the picture, float64, rows from the bottom to the top."""
     left, right, bottom, top = surface.box
-    xs, ys = (torch.linspace(low, high, count, dtype=torch.float64) for low, high in ((left, right), (bottom, top)))
+    xs, ys = (torch.linspace(*ends, surface.fine, dtype=torch.float64) for ends in ((left, right), (bottom, top)))
     x, y = torch.meshgrid(xs, ys, indexing="xy")
     return x, y, surface.value(x, y)
 
@@ -57,11 +58,11 @@ def fit(ax: Axes, surface: Surface) -> None:
     ax.grid(False)
 
 
-def draw_surface(ax: Axes, surface: Surface, fine: int = FINE) -> None:
+def draw_surface(ax: Axes, surface: Surface) -> None:
     """Contours from the ground's colour (low) to that of the grid (high), and stars at the minima."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-    x, y, z = (one.numpy() for one in heights(surface, fine))
+    x, y, z = (one.numpy() for one in heights(surface))
     at = levels(torch.from_numpy(z))
     paper, ink = to_rgb(ax.get_facecolor()), to_rgb(ax.xaxis.label.get_color())
     grey = tuple(0.75 * a + 0.25 * b for a, b in zip(paper, ink, strict=True))
@@ -111,11 +112,6 @@ def draw_way(ax: Axes, run: Descent, label: str, number: int = 0, **style: Any) 
 
 def draw_start(ax: Axes, run: Descent) -> None:
     ax.plot(*run.points[0].tolist(), "o", ms=16, mfc="none", mec=ax.xaxis.label.get_color(), mew=3, zorder=9)
-
-
-def legend_beside(ax: Axes, ways: Sequence[Way]) -> None:
-    place: Any = dict(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
-    ax.legend(handles=[way.handle for way in ways], **place)
 
 
 def seen(run: Descent) -> list[Point]:

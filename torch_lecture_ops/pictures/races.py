@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .choices import Factory
-from .landscape import Way, draw_start, draw_surface, legend_beside
+from .landscape import Way, draw_start, draw_surface
 from .runs import RATES, Descent, resolved, runs
-from .style import Theme, caption, drawing_on
+from .style import Theme, caption, drawing_on, legend_beside
 from .surfaces import Point, Surface
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def draw_race(ax: Axes, surface: Surface, done: Sequence[Descent]) -> list[Way]:
     ways = [Way(ax, run, entry(run), number) for number, run in enumerate(done)]
     draw_start(ax, done[0])
     ax.set_title(f"Race: {surface.name}")
-    legend_beside(ax, ways)
+    legend_beside(ax, [way.handle for way in ways])
     caption(ax, f"f(x, y) = {surface.value.__doc__}\n{rule(done)}\n○ start   ★ minimum   × left the picture for good")
     return ways
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import islice, takewhile
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ..formula import Formula
 from .choices import Factory, Racer, ahead, parse, racer
 from .progress import progress
+from .slices import network_slice
 from .surfaces import SURFACES, Point, Surface
 
 __all__ = ["RATES", "Descent", "descend", "fair_rate", "runs"]
@@ -78,17 +79,28 @@ class Descent:
         return None if last == self.steps else last + 1
 
 
+NETWORK = "network"
+
+
 def resolved(surface: Surface | str) -> Surface:
-    """The surface of a name.
+    """The surface of a name: one of SURFACES, or "network", the `network_slice` of its defaults.
 
     Raises:
         ValueError: there is none of this name.
+        FileNotFoundError: there are no digits for the network.
     """
-    if isinstance(surface, str):
-        if surface not in SURFACES:
-            raise ValueError(f"unknown surface {surface!r}, choose from {', '.join(SURFACES)}")
-        return SURFACES[surface]
-    return surface
+    if not isinstance(surface, str):
+        return surface
+    if surface == NETWORK:
+        return _network()
+    if surface not in SURFACES:
+        raise ValueError(f"unknown surface {surface!r}, choose from {', '.join([*SURFACES, NETWORK])}")
+    return SURFACES[surface]
+
+
+@cache
+def _network() -> Surface:
+    return network_slice()
 
 
 def descend(

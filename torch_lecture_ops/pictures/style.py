@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GROUND", "THEMES", "Theme", "canvas", "caption", "colour", "drawing_on", "legend_below", "theme"]
+__all__ = ["COLOURS", "GROUND", "THEMES", "Theme", "canvas", "caption", "colour", "drawing_on"]
+__all__ += ["legend_below", "legend_beside", "theme"]
 
 
 def __dir__() -> list[str]:
@@ -82,6 +83,11 @@ def canvas(title: str = "", rows: int = 1, columns: int = 1, size: tuple[float, 
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     panels[0].set_title(title)
     return figure, list(panels)
+
+
+def legend_beside(panel: Any, handles: Iterable[Any]) -> None:
+    """The legend to the right of the axes."""
+    panel.legend(handles=list(handles), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
 
 
 @contextmanager

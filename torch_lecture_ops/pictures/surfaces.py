@@ -35,6 +35,7 @@ class Surface:
         box: the limits of the picture.
         start: where a run begins unless told otherwise.
         source: where it comes from, in words.
+        fine: points of a grid along each side of the picture, enough for its contours.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Surface:
     box: Box
     start: Point
     source: str
+    fine: int = 201
 
     def holds(self, x: float, y: float) -> bool:
         """Whether a point lies in the picture; NaN does not."""

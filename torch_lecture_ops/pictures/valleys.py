@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from .. import optim
 from ..optim import lr_scheduler
 from .choices import Factory
-from .landscape import draw_start, draw_surface, draw_way, legend_beside
+from .landscape import draw_start, draw_surface, draw_way
 from .runs import Descent, descend, slope_at
-from .style import Theme, canvas, caption, colour, drawing_on
+from .style import Theme, canvas, caption, colour, drawing_on, legend_beside
 from .style import theme as in_theme
 from .surfaces import SURFACES, Box, Point
 
@@ -67,7 +67,7 @@ def draw(ax: Axes, done: Sequence[Descent], title: str, said: str, **style: Any)
     ways = [draw_way(ax, run, f"{run.label}  η {run.rate:g}", number, **style) for number, run in enumerate(done)]
     draw_start(ax, done[0])
     ax.set_title(title)
-    legend_beside(ax, ways)
+    legend_beside(ax, [way.handle for way in ways])
     caption(ax, f"f(x, y) = {surface.value.__doc__}\n{said}")
 
 
@@ -203,7 +203,7 @@ def momentum_forms(steps: int = 40, theme: Theme = "light") -> Figure:
         for ax, title, done in zip(panels, titles, momentum_runs(steps), strict=True):
             draw_surface(ax, SURFACES["valley"])
             numbered = enumerate(zip(done, FORM_STYLES, strict=True))
-            legend_beside(ax, [draw_way(ax, run, run.label, k, **style) for k, (run, style) in numbered])
+            legend_beside(ax, [draw_way(ax, run, run.label, k, **style).handle for k, (run, style) in numbered])
             ax.set_title(title)
             apart = float((done[0].points - done[1].points).norm(dim=1).max())
             caption(ax, f"{steps} steps, η {done[0].rate:g}. torch and cs231n: at most {apart:.2g} apart.")
