@@ -17,6 +17,7 @@ SOURCE = BUILD / "source"
 FROM_ROOT = ("CONTRIBUTING.md", "DESIGN.md", "CHANGELOG.md")
 
 sys.path[:0] = [str(DOCS), str(ROOT)]
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads that wait for work hold up the pictures
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
@@ -39,6 +40,7 @@ def texts():
         yield path.relative_to(DOCS), path.read_text()
     for name in FROM_ROOT:
         yield Path("project") / name.lower(), (ROOT / name).read_text()
+    drawings.start_page(SOURCE / "pictures")
     draw = drawings.into(SOURCE / "pictures")
     for page, text in [*cards.pages(draw), *reference.pages()]:
         yield Path(f"{page}.rst"), text

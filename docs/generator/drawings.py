@@ -10,8 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from torch_lecture_ops import nn, pictures
+from torch_lecture_ops import nn
 from torch_lecture_ops.nn import functional as F
+from torch_lecture_ops.pictures.activations import activation
+from torch_lecture_ops.pictures.glorot import glorot
+from torch_lecture_ops.pictures.races import race
+from torch_lecture_ops.pictures.schedules import schedule
 from torch_lecture_ops.pictures.style import THEMES, Theme, canvas, caption, colour, drawing_on, theme
 
 from . import examples
@@ -33,6 +37,13 @@ def into(folder: Path) -> Callable[[Card, str], str | None]:
     return draw
 
 
+def start_page(folder: Path) -> None:
+    """The race of the start page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for look in THEMES:
+        race("beale", theme=look).savefig(folder / f"race-{look}.png", dpi=60)
+
+
 Maker = Callable[[Theme], Figure]
 
 # ---------------------------------------------------------------- optimizers and schedules
@@ -49,7 +60,13 @@ RIVALS = {
 def _of_optimizer(card: Card, form: str) -> Maker:
     name = card.title.lower()
     choices = RIVALS.get((card.title, form), (name, "sgd") if form == "torch" else (f"{name}:{form}", name))
-    return lambda look: pictures.race("valley", choices, steps=STEPS, theme=look)
+
+    def make(look: Theme) -> Figure:
+        with drawing_on(None, look, (14.0, 5.5)) as (figure, ax):  # as wide as the valley
+            race("valley", choices, steps=STEPS, ax=ax)
+        return figure
+
+    return make
 
 
 SCHEDULES = {
@@ -62,7 +79,7 @@ SCHEDULES = {
 
 
 def _of_schedule(card: Card, form: str) -> Maker:
-    return lambda look: pictures.schedule([SCHEDULES[card.title]], theme=look)
+    return lambda look: schedule([SCHEDULES[card.title]], theme=look)
 
 
 # ---------------------------------------------------------------- functions
@@ -82,7 +99,7 @@ SAID = {
 def _of_activation(card: Card, form: str) -> Maker:
     if card.title in ROWS:
         return lambda look: _curve(look, ROWS[card.title], SAID[card.title])
-    return lambda look: pictures.activation(getattr(nn, card.title), theme=look)
+    return lambda look: activation(getattr(nn, card.title), theme=look)
 
 
 LOSSES: dict[str, tuple[tuple[float, float], Callable[[Tensor], Tensor], str]] = {
@@ -92,7 +109,7 @@ LOSSES: dict[str, tuple[tuple[float, float], Callable[[Tensor], Tensor], str]] =
         "One output a, target 1, n = 1.",
     ),
     "BinaryCrossEntropy": (
-        (0.01, 0.99),
+        (0.05, 0.99),
         lambda a: F.binary_cross_entropy(a, torch.ones_like(a), reduction="none"),
         "A probability a, target 1. The slope grows without bound where a is wrong.",
     ),
@@ -162,7 +179,7 @@ def _gate(card: Card, look: Theme) -> Figure:
         for ends, xs in ((left, (0.3, 4.1)), (right, (5.9, 9.7))):
             for number, (letter, value, gradient) in enumerate(ends):
                 outer = 0.0 if len(ends) == 1 else 1.0 - 2 * number
-                _wire(ax, xs, outer, letter, float(value), float(gradient))
+                _wire(ax, xs, outer, letter, value.item(), float(gradient))
         ax.set_title("values above, gradients below", fontsize="small")
     return figure
 
@@ -183,7 +200,7 @@ def _of_initialization(card: Card, form: str) -> Maker | None:
     if card.title == "gain":
         return None
     if card.title == "initialize":
-        return lambda look: pictures.glorot(theme=look)
+        return lambda look: glorot(theme=look)
     return lambda look: _weights(card, look)
 
 
@@ -202,13 +219,9 @@ def _weights(card: Card, look: Theme) -> Figure:
 def _of_callback(card: Card, form: str) -> Maker | None:
     if not hasattr(card.value, "plot"):
         return None
-    code = examples.example(card)
-
-    def make(look: Theme) -> Figure:
-        with theme(look):
-            return examples.output(code)[1]["callback"].plot()
-
-    return make
+    # It has colours of its own, for white paper.
+    figure = examples.output(examples.example(card))[1]["callback"].plot()
+    return lambda look: figure
 
 
 _MAKERS: dict[str, Callable[[Card, str], Maker | None]] = {
