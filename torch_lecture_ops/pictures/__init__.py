@@ -6,7 +6,7 @@ writes them. Matplotlib is imported when something is drawn.
 
 from .activations import activation
 from .animation import animate
-from .glorot import glorot
+from .glorot_figures import glorot
 from .races import race
 from .runs import RATES, Descent, descend, fair_rate, runs
 from .schedules import schedule

@@ -16,7 +16,7 @@ from ..arguments import OneLineParser, each, fail, name_of, names_of, one_line, 
 from .activations import ACTIVATIONS, activation, built
 from .animation import animate
 from .choices import SCHEDULES, parse, racer
-from .glorot import glorot
+from .glorot_figures import glorot
 from .races import EVERYBODY, race
 from .runs import NETWORK
 from .schedules import built as built_schedule

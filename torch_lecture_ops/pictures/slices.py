@@ -40,7 +40,8 @@ def filter_normalized(weight: Tensor, generator: torch.Generator) -> Tensor:
         return torch.zeros_like(weight)
     d = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
     rows = tuple(range(1, weight.dim()))
-    return d / d.norm(dim=rows, keepdim=True) * weight.detach().norm(dim=rows, keepdim=True)
+    norm = torch.linalg.vector_norm  # Tensor.norm refuses three dimensions
+    return d / norm(d, dim=rows, keepdim=True) * norm(weight.detach(), dim=rows, keepdim=True)
 
 
 class _Slice:
