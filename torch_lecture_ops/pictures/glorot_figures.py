@@ -26,7 +26,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-LAYERS, UNITS, EXAMPLES = 5, 500, 300
+LAYERS, UNITS = 5, 500
+EXAMPLES = 300  # of the paper's figures
 
 
 class Signals(NamedTuple):

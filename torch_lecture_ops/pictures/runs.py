@@ -224,7 +224,7 @@ def runs(
         rates: choice or label -> a rate for it.
 
     Raises:
-        ValueError: an unknown surface or optimizer; a rate for none of the optimizers.
+        ValueError: an unknown surface or optimizer, or none; a rate for none of the optimizers.
     """
     surface, rates = resolved(surface), rates or {}
     if isinstance(optimizers, Mapping):
@@ -235,6 +235,8 @@ def runs(
         racers = {name: one._replace(rate=rates.get(name, one.rate)) for name, one in found.items()}
     if unknown := set(rates) - set(racers):
         raise ValueError(f"a rate for {min(unknown)!r}, which is none of {', '.join(racers)}")
+    if not racers:
+        raise ValueError("runs: there must be at least one optimizer, got none")
     start = surface.start if start is None else (float(start[0]), float(start[1]))  # a list has no hash
     named = progress(racers.items(), "choosing rates")
     if isinstance(optimizers, Mapping):
