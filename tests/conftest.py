@@ -24,6 +24,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Triton asks this when it is imported. Where there is a device, that runs the kernels.
 if not torch.cuda.is_available():
@@ -35,6 +36,9 @@ from torch_lecture_ops.formula.engine import _kernel_or_reason, note_fallback
 from torch_lecture_ops.functions.elementwise import _Evaluator
 from torch_lecture_ops.functions.operation import RowFormula
 
+settings.register_profile("any machine", deadline=None)  # one that is busy is no failure
+settings.load_profile("any machine")
+
 
 def pytest_addoption(parser):
     parser.addoption("--sample", action="store_true", help="take a sample of every table: what is left out is slow")
@@ -43,6 +47,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "sweep: a table of which all but a sample is slow")
     config.addinivalue_line("markers", "processes: starts other processes, which takes seconds")
+    config.addinivalue_line("markers", "compiles: runs torch.compile over a table of functions, which takes minutes")
     config.addinivalue_line("markers", "needs_compiler: needs Linux on x86-64 and a C compiler")
     config.addinivalue_line("markers", "needs_interpreter: needs Triton's interpreter")
     config.addinivalue_line("markers", "not_interpreted: is about no kernel, or takes too long in Triton's interpreter")

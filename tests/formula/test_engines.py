@@ -530,7 +530,7 @@ def views(draw, shape, device):
 
 
 # The place of a test is the same for all of its examples.
-ANYTHING = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+ANYTHING = dict(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @every_launch

@@ -979,7 +979,7 @@ def test_several_python_threads_at_once():
 
 
 # The place of a test is the same for all of its examples.
-ANYTHING = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+ANYTHING = dict(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 @every_row_engine

@@ -160,7 +160,7 @@ def check(which, run, engine, table):
 
 
 # The same examples at every run. The C engine builds a kernel for every setting that it has not seen: fewer examples.
-ALIKE = settings(deadline=None, derandomize=True, database=None)
+ALIKE = settings(derandomize=True, database=None)
 
 
 @pytest.mark.needs_compiler

@@ -18,6 +18,9 @@ from .engine import EngineUnavailable as EngineUnavailable
 from .engine import note_fallback as note_fallback
 from .foreach import TensorList as TensorList
 from .foreach import foreach as foreach
+from .javascript import javascript as javascript
+from .latex import Latex as Latex
+from .latex import latex as latex
 from .launch import PLAIN as PLAIN
 from .loop import HALF as HALF
 from .loop import loop as loop
@@ -46,7 +49,7 @@ from .trace import trace as trace
 
 __all__ = ["abs", "entry", "exp", "expm1", "log", "log1p", "maximum", "minimum", "place", "row_max", "row_sum"]
 __all__ += ["softplus", "sqrt", "tanh", "where", "FormulaError"]
-__all__ += ["Formula", "trace", "loop", "foreach", "COMPILED", "EngineUnavailable"]
+__all__ += ["Formula", "trace", "loop", "foreach", "COMPILED", "EngineUnavailable", "Latex", "latex", "javascript"]
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, scalar_tensor
 
-from ..formula import EXACT, HALF, Formula, entry, exp, log, place, row_max, row_sum, where
+from ..formula import EXACT, HALF, Formula, Latex, entry, exp, latex, log, place, row_max, row_sum, where
+from .notation import LETTERS
 from .operation import CPU, Column, Number, Operation, RowFormula, as_number, upcast
 
 # A row has logits x and a target distribution q. With m = max x and s = ln Σ eˣ⁻ᵐ, softmax is e^(x - m - s).
@@ -35,6 +36,16 @@ def _slope(x: Any, q: Any, sum_of_q: Any, m: Any, s: Any) -> Any:
     return sum_of_q * exp(x - m - s) - q
 
 
+def _slope_of_label(x: Any, t: Any, m: Any, s: Any) -> Any:
+    """The same for q = onehot(t)."""
+    return _slope(x, _onehot(x, t, 1.0), 1.0, m, s)
+
+
+def _onehot(x: Any, t: Any, one: Any) -> Any:
+    """A row of zeros, but for one at the place t."""
+    return where(place(x) == t, one, 0.0)
+
+
 def _formulas(
     of_labels: bool, weighted: bool, smooth: bool, reduced: bool, both: bool
 ) -> tuple[RowFormula, RowFormula]:
@@ -51,7 +62,7 @@ def _formulas(
     def distribution(x: Any, target: Any, w: Sequence[Any], classes: Any, smoothing: Any) -> tuple[Any, Any]:
         if not of_labels:
             return target, row_sum(target)
-        q = where(place(x) == target, 1 - smoothing, 0.0) + (smoothing / classes if smooth else 0.0)
+        q = _onehot(x, target, 1 - smoothing) + (smoothing / classes if smooth else 0.0)
         return (q * w[0], row_sum(q * w[0])) if weighted else (q, 1.0)
 
     def value(x: Any, target: Any, *w: Any, ignore: Any, classes: Any, smoothing: Any) -> Any:
@@ -125,6 +136,16 @@ class CrossEntropy(Operation):
         if reduction == "none":
             return loss.squeeze(-1).to(x.dtype).contiguous(), ()
         return (loss.sum() if reduction == "sum" else loss.sum() / count.sum()).to(x.dtype), ()
+
+    @staticmethod
+    def latex(labels: bool = True) -> Latex:
+        """The loss of a row of logits x and its gradient in LaTeX: for a label t, or for probabilities q.
+
+        Sums and maxima are over the row.
+        """
+        value, slope = (_loss_of_label, _slope_of_label) if labels else (_loss, _slope)
+        of_x = {"slope": r"\frac{\partial \ell}{\partial x}", "sum_of_q": r"\sum\left(q\right)"}
+        return latex(value, ("loss", "m", "s"), of_x | LETTERS) + latex(slope, ("slope",), of_x)
 
     @staticmethod
     def keep(inputs: tuple[Any, ...], y: Tensor, kept: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -13,7 +13,8 @@ from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
 from ..checks import wrong_type
-from ..formula import COMPILED, PLAIN, EngineUnavailable, Formula, note_fallback, operand, threads_for
+from ..formula import COMPILED, PLAIN, EngineUnavailable, Formula, Latex, note_fallback, operand, threads_for
+from .notation import of_chain, of_slope, of_value
 from .operation import (
     STRIDED,
     dispatch_modes,
@@ -199,6 +200,21 @@ class Elementwise(Function):
         )
         for method in (forward, setup_context, backward, jvp, call):
             setattr(cls, method.__name__, staticmethod(method))
+
+    @classmethod
+    def latex(cls) -> Latex:
+        r"""Value and slope in LaTeX, written from the formulas themselves.
+
+        >>> from torch_lecture_ops.functions import Sigmoid
+        >>> print(Sigmoid.latex())
+        \begin{aligned}
+        y &= \frac{1}{1 + \mathrm{e}^{-x}} \\
+        \frac{\mathrm{d} y}{\mathrm{d} x} &= y\, \left(1 - y\right)
+        \end{aligned}
+        """
+        tensors = tensors_of(cls.value)
+        slope = of_slope(cls.slope, *tensors) if hasattr(cls, "slope") else of_chain(cls.chain, "y", tensors)
+        return of_value(cls.value, "y") + slope
 
 
 def tensors_of(function: Callable[..., Any]) -> list[str]:

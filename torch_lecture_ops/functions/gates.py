@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..checks import wrong_type
-from ..formula import maximum, where
+from ..formula import Latex, latex, maximum, where
+from .notation import gradient
 from .operation import Operation, early_modes, is_beyond_functions, is_compiling, jit_traces, transforms_active
 from .pointwise import Pointwise
 
@@ -97,6 +98,12 @@ class MatMul(Operation):
         parts = [torch.matmul(*pair) for pair in ((va, b), (a, vb)) if pair[0] is not None and pair[1] is not None]
         return sum(parts[1:], parts[0])
 
+    @staticmethod
+    def latex() -> Latex:
+        """The product of two matrices and their gradients, in LaTeX."""
+        da, db, dy = map(gradient, "aby")
+        return Latex((r"y = a\, b", rf"{da} = {dy}\, b^{{\top}}", rf"{db} = a^{{\top}}\, {dy}"))
+
 
 def _summed_product(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
     """a b, summed to this shape: for one matrix out of a batch by a single product over all its members.
@@ -135,6 +142,14 @@ class Copy(Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, ...]:
         return tuple([tangent.clone() for _ in range(ctx.n)])
+
+    @staticmethod
+    def latex() -> Latex:
+        """Two copies and the gradient, in LaTeX."""
+        letters = {"dx": gradient("x"), "g": gradient("y_{1}"), "h": gradient("y_{2}")}
+        return latex(lambda x: (x, x), ("y1", "y2")) + latex(
+            lambda g, h: Copy.backward(None, g, h)[0], ("dx",), letters
+        )
 
 
 def _copy(x: Tensor, n: int) -> tuple[Tensor, ...]:

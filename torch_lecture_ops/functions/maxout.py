@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import COMPILED, EXACT, Formula, maximum, place, row_max, where
+from ..formula import COMPILED, EXACT, Formula, Latex, maximum, place, row_max, where
+from .notation import of_chain, of_value
 from .operation import Operation, RowFormula
 from .pointwise import rows_of_run
 
@@ -65,6 +66,11 @@ class Maxout(Operation):
         chosen = torch.ones_like(index, dtype=tangents[0].dtype)
         return _pieces(tangents[0] * _routed(chosen, index, k, dim), k, dim).sum(-1).movedim(-1, dim)
 
+    @staticmethod
+    def latex() -> Latex:
+        """The pieces x of an output as a row, in LaTeX: the largest, its number j, and the gradient of the pieces."""
+        return of_value(_winner_of_row, "y", "index") + of_chain(_routed_to_row, "y", "x")
+
 
 def _dtype_of_index(k: int) -> torch.dtype:
     return torch.uint8 if k <= 256 else torch.int64
@@ -92,11 +98,14 @@ def _winner_of_row(x: Any) -> tuple[Any, Any]:
     return y, -row_max(where(x == y, backwards, where(x != x, backwards, -math.inf)))
 
 
+def _routed_to_row(g: Any, index: Any, dx: Any) -> Any:
+    """g at the piece that won."""
+    return where(place(dx) == index, g, 0.0)
+
+
 _VALUE = RowFormula(Formula(_winner_of_row, ("array",), (1, 2), name="Maxout", outputs=("scalar", "scalar")))
 # The row of gradients is a column that is only written: its elements tell their places.
-_SLOPE = RowFormula(
-    Formula(lambda g, index, dx: where(place(dx) == index, g, 0.0), ("scalar", "scalar", "array"), (2,), name="Maxout")
-)
+_SLOPE = RowFormula(Formula(_routed_to_row, ("scalar", "scalar", "array"), (2,), name="Maxout"))
 
 
 def _routed(g: Tensor, index: Tensor, k: int, dim: int) -> Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, empty_like, scalar_tensor
 
-from ..formula import COMPILED, PLAIN, Formula, row_sum, trace
+from ..formula import COMPILED, PLAIN, Formula, Latex, row_sum, trace
 from .elementwise import numbers_of, tensors_of
+from .notation import of_chain, of_value
 from .operation import CPU, Column, Number, Operation, RowFormula, Total, as_number, lying_as, upcast
 
 # How an operand lies beside the others: an element for each, the same row for all rows, one number a row, or for all.
@@ -53,6 +54,16 @@ class Pointwise(Operation):
     def __init_subclass__(cls) -> None:
         cls.rule = _Rule(cls.__name__, cls.value, cls.chain)
         super().__init_subclass__()
+
+    @classmethod
+    def latex(cls) -> Latex:
+        """The value, and the gradients from that of the value, in LaTeX, written from the formulas themselves.
+
+        The value is y, or a script l where y is a target.
+        """
+        tensors = tensors_of(cls.value)
+        y = "loss" if "y" in tensors else "y"
+        return of_value(cls.value, y) + of_chain(cls.chain, y, tensors)
 
 
 class _Rule:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula import Formula, exp, log, row_max, row_sum
+from ..formula import Formula, Latex, exp, log, row_max, row_sum
+from .notation import of_chain, of_value
 from .operation import Operation, RowFormula
 
 
@@ -37,6 +38,11 @@ class Rowwise(Operation):
     def __init_subclass__(cls) -> None:
         cls.rule = _Rule(cls.__name__, cls.value, cls.chain, cls.push)
         super().__init_subclass__()
+
+    @classmethod
+    def latex(cls) -> Latex:
+        """A row and its gradient in LaTeX, written from the formulas themselves: sums and maxima are over the row."""
+        return of_value(cls.value, "y") + of_chain(cls.chain, "y", "x")
 
 
 class _Rule:

@@ -31,13 +31,15 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import formula
 from ..checks import check_choice, check_integer, wrong_type
+from ..formula.lines import Term
 from .modules import Maxout
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "he_uniform_",
     "he_normal_",
     "initialize",
+    "latex",
     "Layer",
     "Report",
 ]
@@ -79,8 +82,8 @@ class _Family(NamedTuple):
     gain: Callable[[float], float]
 
 
-def _leaky(a: float) -> float:
-    return math.sqrt(2.0 / (1 + a**2))
+def _leaky(a: Any) -> Any:
+    return formula.sqrt(2.0 / (1 + a**2))
 
 
 FAMILIES = {
@@ -309,10 +312,19 @@ def _std(who: str, tensor: Tensor, g: float, mode: Mode, transposed: bool, group
         n_in, n_out = n_out, n_in
     if tensor.numel() == 0:
         return 0.0  # whatever the fans, which may be zero
-    # Rounded as torch does, so that the numbers are torch's to the last bit: times √(2/(n + m)), but over √n.
+    return _deviation(g, n_in, n_out, mode)
+
+
+def _deviation(gain: Any, n_in: Any, n_out: Any, mode: Mode) -> Any:
+    """σ. Rounded as torch does, so that the numbers are torch's to the last bit: times √(2/(n + m)), but over √n."""
     if mode == "average":
-        return g * math.sqrt(2.0 / (n_in + n_out))
-    return g / math.sqrt(n_in if mode == "forward" else n_out)
+        return gain * formula.sqrt(2.0 / (n_in + n_out))
+    return gain / formula.sqrt(n_in if mode == "forward" else n_out)
+
+
+def _bound(sigma: Any) -> Any:
+    """b of the uniform distribution with this standard deviation."""
+    return math.sqrt(3.0) * sigma
 
 
 def _draw(tensor: Tensor, std: float, generator: torch.Generator | None, *, uniform: bool) -> Tensor:
@@ -321,7 +333,7 @@ def _draw(tensor: Tensor, std: float, generator: torch.Generator | None, *, unif
         return tensor
     with torch.no_grad():
         if uniform:
-            bound = math.sqrt(3.0) * std
+            bound = _bound(std)
             return tensor.uniform_(-bound, bound, generator=generator)
         return tensor.normal_(0.0, std, generator=generator)
 
@@ -335,6 +347,36 @@ class Layer(NamedTuple):
     gain: float
     scheme: str
     std: float
+
+
+def latex(scheme: Scheme, activation: Activation = "tanh", mode: Mode | None = None) -> formula.Latex:
+    r"""What a scheme draws from, in LaTeX, written from the formulas that the functions of this file use.
+
+    Args:
+        scheme: "glorot_uniform", "glorot_normal", "he_uniform" or "he_normal"
+        activation: as in `gain`, whose formula is written if it has one, else its value
+        mode: as in the function of the scheme, None for its default
+
+    Raises:
+        ValueError: no such scheme, activation or mode
+
+    >>> for line in latex("he_uniform", "leaky_relu"):
+    ...     print(line)
+    \mathrm{gain} = \sqrt{\frac{2}{1 + a^{2}}}
+    \sigma = \frac{\mathrm{gain}}{\sqrt{n_{\text{in}}}}
+    b = \sqrt{3}\, \sigma
+    w \sim U\left[-b, b\right]
+    """
+    check_choice("latex", "scheme", scheme, get_args(Scheme)[1:])
+    mode = mode or ("forward" if scheme.startswith("he") else "average")
+    check_choice("latex", "mode", mode, get_args(Mode))
+    family = FAMILIES.get(activation) if isinstance(activation, str) else None
+    factor = _leaky if family is not None and family.gain is _leaky else lambda: Term("number", gain(activation))
+    lines = formula.latex(factor, ("gain",))
+    lines += formula.latex(lambda gain, n_in, n_out: _deviation(gain, n_in, n_out, mode), ("sigma",))
+    if scheme.endswith("normal"):
+        return formula.Latex((*lines, r"w \sim N\left(0, \sigma^{2}\right)"))
+    return formula.Latex((*lines, *formula.latex(_bound, ("b",)), r"w \sim U\left[-b, b\right]"))
 
 
 class Report(list[Layer]):

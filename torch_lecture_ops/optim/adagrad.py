@@ -115,7 +115,8 @@ class Adagrad(RuleOptimizer):
     @staticmethod
     def rule(p: Any, g: Any, s: Any, *, lr: Any, lr_decay: Any, eps: Any, t: Any) -> Any:
         s = s + g**2
-        return p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps), s
+        eta_t = lr / (1 + (t - 1) * lr_decay)
+        return p - eta_t * g / (sqrt(s) + eps), s
 
     def check(self, group: Group) -> None:
         not_negative(**{key: group[key] for key in ("lr_decay", "initial_accumulator_value", "eps")})

@@ -35,7 +35,9 @@ def larson(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: Any, e
     """
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
-    return p - lr * (m / (1 - beta1**t)) / sqrt(v / (1 - beta2**t) + eps), m, v
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    return p - lr * m_hat / sqrt(v_hat + eps), m, v
 
 
 class Adam(RuleOptimizer):

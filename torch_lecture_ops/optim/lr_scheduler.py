@@ -41,6 +41,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from ..checks import check_choice
+from ..formula import Latex, exp, latex, maximum, minimum
+from ..formula.lines import Attributes
 from .rule import Group
 
 __all__ = ["ClosedFormLR", "StepDecay", "ExponentialDecay", "InverseTimeDecay", "PowerCooling", "MomentumAnnealing"]
@@ -100,6 +102,15 @@ class ClosedFormLR(LRScheduler):
 
     def check(self, eta0: float | Tensor) -> None:
         """Raise ValueError for a first learning rate that the formula is not made for."""
+
+    @classmethod
+    def latex(cls) -> Latex:
+        r"""The formula in LaTeX, written from `eta` itself.
+
+        >>> StepDecay.latex()[0]
+        '\\eta = \\eta_{0}\\, d^{\\left\\lfloor \\frac{t}{t_{d}} \\right\\rfloor}'
+        """
+        return latex(cls.eta, ("eta",), self=Attributes())
 
     def get_lr(self) -> list[float | Tensor]:
         """The next learning rates. The present ones: `get_last_lr()`."""
@@ -197,7 +208,7 @@ class ExponentialDecay(ClosedFormLR):
         super().__init__(optimizer, last_epoch)
 
     def eta(self, eta0: Any, t: int) -> Any:
-        return eta0 * math.exp(-self.k * t)
+        return eta0 * exp(-self.k * t)
 
 
 class InverseTimeDecay(ClosedFormLR):
@@ -260,8 +271,7 @@ class PowerCooling(ClosedFormLR):
         super().__init__(optimizer, last_epoch)
 
     def eta(self, eta0: Any, t: int) -> Any:
-        eta = eta0 ** (1 + t * self.epsilon)
-        return eta.clamp(min=self.floor) if isinstance(eta, Tensor) else max(eta, self.floor)
+        return maximum(eta0 ** (1 + t * self.epsilon), self.floor)
 
     def check(self, eta0: float | Tensor) -> None:
         if not self.floor <= eta0 < 1:
@@ -331,9 +341,15 @@ class MomentumAnnealing(LRScheduler):
     def mu(self, t: int) -> float:
         """The momentum after t steps."""
         if self.form == "sutskever":
-            return min(1 - (1 - self.start) / (t // self.steps + 1), self.end)
-        way = min(t / self.steps, 1)
+            return minimum(1 - (1 - self.start) / (t // self.steps + 1), self.end)
+        way = minimum(t / self.steps, 1)
         return (1 - way) * self.start + way * self.end  # both ends without rounding
+
+    @classmethod
+    def latex(cls, form: Literal["linear", "sutskever"] = "linear") -> Latex:
+        """The formula of the momentum in LaTeX, written from `mu` itself."""
+        check_choice("MomentumAnnealing", "form", form, ("linear", "sutskever"))
+        return latex(cls.mu, ("mu",), self=Attributes(form=form))
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rates as they are; sets the momentum."""

@@ -26,7 +26,8 @@ def simple(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: Any, e
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
     m_hat = beta1 * m / (1 - beta1 ** (t + 1)) + (1 - beta1) * g / (1 - beta1**t)
-    return p - lr * m_hat / (sqrt(v / (1 - beta2**t)) + eps), m, v
+    v_hat = v / (1 - beta2**t)
+    return p - lr * m_hat / (sqrt(v_hat) + eps), m, v
 
 
 class NAdam(RuleOptimizer):
@@ -132,7 +133,8 @@ class NAdam(RuleOptimizer):
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         m_hat = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-        return p - lr * m_hat / (sqrt(v / (1 - beta2**t)) + eps), mu_product, m, v
+        v_hat = v / (1 - beta2**t)
+        return p - lr * m_hat / (sqrt(v_hat) + eps), mu_product, m, v
 
     def check(self, group: Group) -> None:
         not_negative(eps=group["eps"])

@@ -16,6 +16,7 @@ from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT
 
 from ..formula import Formula, foreach
+from . import notation
 from .plan import is_sharded, shards
 from .rule import Buffer, Group, hypers
 from .rule_optimizer import RuleOptimizer, check_momentum, outside_of_graphs
@@ -124,6 +125,24 @@ class Nesterov(RuleOptimizer):
 
     def check(self, group: Group) -> None:
         check_momentum("Nesterov", group["momentum"])
+
+    @classmethod
+    def javascript(cls, form: str = "torch", **options: Any) -> str:
+        """The step as a JavaScript function, see `RuleOptimizer.javascript`; its attribute `ahead` is the point ahead.
+
+        >>> print(Nesterov.javascript())
+        function Nesterov({p, g, v = 0}, {lr = 0.001, momentum = 0.9} = {}) {
+            v = momentum * v - lr * g;
+            p = p + v;
+            return {p, v};
+        }
+        Nesterov.ahead = function ({p, v = 0}, {momentum = 0.9} = {}) {
+            return p + momentum * v;
+        };
+        """
+        _, group, _ = cls._written(form, options)
+        ahead = notation.value_in_javascript(_AHEAD[form], group)
+        return f"{super().javascript(form, **options)}\n{cls.__name__}.ahead = {ahead};"
 
     def _prepare(self) -> None:
         super()._prepare()

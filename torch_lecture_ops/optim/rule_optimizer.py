@@ -15,6 +15,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..checks import is_number, wrong_type
 from ..formula import HALF, FormulaError
+from ..formula.latex import Latex
+from . import notation
 from .checkpoint import fitted
 from .hooks import Hooks, registered
 from .plan import Columns, Plan, Sparse
@@ -105,6 +107,56 @@ class RuleOptimizer(Optimizer):
 
     def check(self, group: Group) -> None:
         """Raise ValueError for hyper-parameters out of range; called for the defaults and for every group."""
+
+    @classmethod
+    def latex(cls, form: str = OPTIONS["form"], **options: Any) -> Latex:
+        r"""The step in LaTeX, as a short list of lines like the slide, written from the rule itself.
+
+        Arguments:
+            form: the formula, as for the constructor.
+            options: arguments of the constructor that decide what the step is, such as momentum=0.9, nesterov=True,
+                weight_decay=0.1; numbers are written as letters.
+
+        Raises:
+            TypeError, ValueError: as the constructor.
+
+        >>> from torch_lecture_ops.optim import SGD
+        >>> print(SGD.latex(momentum=0.9, form="cs231n"))
+        \begin{aligned}
+        v &= \mu\, v - \eta\, g \\
+        p &= p + v
+        \end{aligned}
+        """
+        return notation.latex(*cls._written(form, options))
+
+    @classmethod
+    def javascript(cls, form: str = OPTIONS["form"], **options: Any) -> str:
+        """The step of one element as a plain JavaScript function, in double precision.
+
+        It takes an object with p, g and the state, by the letters of the rule, and one with numbers; it returns an
+        object with p and the state. What is left out is at its default, and a state that is left out is that before the
+        first step.
+
+        Arguments, raises: as `latex`.
+
+        >>> from torch_lecture_ops.optim import RMSprop
+        >>> print(RMSprop.javascript(form="larson"))
+        function RMSprop({p, g, v = 0, t = 0}, {lr = 0.01, alpha = 0.99, eps = 1e-08} = {}) {
+            t = t + 1;
+            v = alpha * v + (1 - alpha) * g ** 2;
+            p = p - lr * g / Math.sqrt(v + eps);
+            return {p, v, t};
+        }
+        """
+        return notation.javascript(cls.__name__, *cls._written(form, options))
+
+    @classmethod
+    def _written(cls, form: str, options: Group) -> tuple[Rule, Group, dict[Buffer, str]]:
+        """The rule, a group and the letters of the buffers, to be written."""
+        chosen: Group = {} if form == OPTIONS["form"] else {"form": form}
+        optimizer = cls([torch.zeros(1, dtype=torch.bfloat16)], **chosen, **options)  # which may have any option
+        group = {**options_of(cls), **optimizer.param_groups[0]}
+        return optimizer._rule_of(group), group, {buffer: letter for letter, buffer in cls.buffers.items()}
 
     def _check_types(self, group: Group) -> None:
         """Raise TypeError for what is no number, or no tensor, where the default is one."""
