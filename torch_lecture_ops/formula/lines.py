@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .math import FormulaError, Operand
 
+T = TypeVar("T")
 _order = count()
 
 
@@ -74,34 +76,32 @@ class Line(NamedTuple):
 
 def lines(function: Callable[..., Any], arguments: Mapping[str, Any], results: Sequence[str]) -> list[Line]:
     """The lines of `function`, called with `arguments` by name, whose results are to be called `results`."""
-    values, variables = _run(function, arguments)
-    return in_order(values, variables, arguments, results)
+    values, variables = watched(getattr(function, "__code__", None), lambda: function(**arguments))
+    return in_order(values if isinstance(values, tuple) else (values,), variables, arguments, results)
 
 
-def _run(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    with Watch(getattr(function, "__code__", None)) as watch:
-        values = function(**arguments)
-    return values if isinstance(values, tuple) else (values,), watch.variables
+def watched(code: CodeType | None, call: Callable[[], T]) -> tuple[T, dict[str, Any]]:
+    """What a call returns, and what the variables of the function with this code held when it returned last.
 
+    In a thread of its own: a profiler that runs elsewhere cannot be set aside and put back (until Python 3.11,
+    sys.setprofile does not take back what sys.getprofile returns under cProfile).
+    """
+    variables: dict[str, Any] = {}
 
-class Watch:
-    """Inside, it sees what the variables of a function hold whenever the function returns."""
+    def see(frame: Any, event: str, argument: Any) -> None:
+        if event == "return" and frame.f_code is code:
+            variables.clear()
+            variables.update(frame.f_locals)
 
-    def __init__(self, code: CodeType | None) -> None:
-        self._code = code
-        self.variables: dict[str, Any] = {}
+    def run() -> T:
+        sys.setprofile(see)
+        try:
+            return call()
+        finally:
+            sys.setprofile(None)
 
-    def __enter__(self) -> Watch:
-        self._before = sys.getprofile()
-        sys.setprofile(self._see)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.setprofile(self._before)
-
-    def _see(self, frame: Any, event: str, argument: Any) -> None:
-        if event == "return" and frame.f_code is self._code:
-            self.variables = dict(frame.f_locals)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result(), variables
 
 
 def in_order(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..formula import Formula
 from ..formula.javascript import JavaScript, function_of, identifier, literal, statements
 from ..formula.latex import Latex, terms, written
-from ..formula.lines import Line, Term, Watch, in_order, lines
+from ..formula.lines import Line, Term, in_order, lines, watched
 from ..formula.writer import indented
 from .rule import STEP, Buffer, Group, Rule, hypers
 
@@ -34,10 +34,12 @@ def step_of(rule: Rule, group: Group, letters: Mapping[Buffer, str], first: bool
     numbers = dict(zip(update.formula.hypers, hypers(update.formula, group), strict=True))
     arguments = {name: Term("name", name) for name in ("p", "g", *state, *numbers)}
     columns = [arguments[name] for name in ("p", "g", *state)]
-    with Watch(rule.function.__code__) as watch:
-        values = update.formula.function(*columns, **{name: arguments[name] for name in numbers})
+    values, variables = watched(
+        rule.function.__code__,
+        lambda: update.formula.function(*columns, **{name: arguments[name] for name in numbers}),
+    )
     results = dict(zip(("p", *state), values, strict=True))
-    return Step(in_order(values, watch.variables, arguments, tuple(results)), results, numbers)
+    return Step(in_order(values, variables, arguments, tuple(results)), results, numbers)
 
 
 def latex(rule: Rule, group: Group, letters: Mapping[Buffer, str]) -> Latex:
