@@ -25,8 +25,12 @@ def main() -> int:
     from sphinx.cmd.build import main as build
 
     kept = {write(path, text) for path, text in texts()}
+    examples = [path.stem for path in DOCS.glob("gallery/plot_*.py")]
     for path in SOURCE.rglob("*"):  # what an earlier build made and this one does not
-        if path.suffix in (".rst", ".md") and path not in kept and "gallery" not in path.parts:
+        is_of_gallery = path.parent == SOURCE / "gallery"
+        if is_of_gallery and path.name.startswith("plot_") and not any(map(path.name.startswith, examples)):
+            path.unlink()
+        if path.suffix in (".rst", ".md") and path not in kept and not is_of_gallery:
             path.unlink()
     options = ["-W", "--keep-going", "-q", "-j", "2", "-c", str(DOCS), "-d", str(BUILD / "doctrees")]
     return build([*options, str(SOURCE), str(BUILD / "html")])

@@ -21,8 +21,6 @@ exclude_patterns = ["gallery/**.ipynb", "gallery/**.md5", "gallery/**.py"]
 
 default_role = "literal"
 smartquotes = False  # "torch" is an argument
-add_module_names = False
-python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -31,6 +29,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "torch_lecture_ops"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -50,4 +49,5 @@ sphinx_gallery_conf = {
     "min_reported_time": 20,
     "remove_config_comments": True,
     "write_computation_times": False,
+    "within_subsection_order": "FileNameSortKey",
 }

@@ -100,6 +100,26 @@ def test_monitors_of_the_guide_draw(run, tmp_path):
     assert {file.name for file in (tmp_path / "runs").glob("*.png")} == {"activations.png", "gradients.png"}
 
 
+GALLERY = sorted((ROOT / "docs" / "gallery").glob("plot_*.py"))
+SLOW = {"plot_8_race_on_mnist"}  # takes more than a few seconds
+
+
+EXAMPLES = [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in GALLERY]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_gallery_runs(example, run, capsys):
+    """Each example draws, and prints what its text speaks of."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    names = run(example, example.read_text())
+    assert isinstance(names["figure"], figure)
+    assert capsys.readouterr().out
+
+
+def test_the_gallery_is_whole():
+    assert len(GALLERY) == 8
+
+
 @pytest.mark.processes
 def test_the_guides_command_trains_with_its_script(tmp_path):
     pytest.importorskip("jsonargparse")

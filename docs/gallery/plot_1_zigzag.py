@@ -9,8 +9,7 @@ large for the steep one: gradient descent jumps from wall to wall (CS231n, slide
 from functools import partial
 
 from torch_lecture_ops import optim
-from torch_lecture_ops.pictures import descend
-from torch_lecture_ops.pictures.valleys import zigzag
+from torch_lecture_ops.pictures import descend, zigzag
 
 figure = zigzag()
 
@@ -26,6 +25,6 @@ for lr in (0.02, 0.095, 0.11):
 # %%
 # Momentum averages the gradients: what changes its sign cancels, what does not adds up.
 
-from torch_lecture_ops.pictures.valleys import valley  # noqa: E402
+from torch_lecture_ops.pictures import valley  # noqa: E402
 
 figure = valley()

@@ -7,7 +7,8 @@ inside, and Larson's review slide remembers one gradient alone. While the learni
 the same; when it changes, they part.
 """
 
-from torch_lecture_ops.pictures.valleys import momentum_forms, momentum_runs
+from torch_lecture_ops.pictures import momentum_forms
+from torch_lecture_ops.pictures.valleys import momentum_runs
 
 figure = momentum_forms()
 

@@ -9,8 +9,7 @@ update'). The arrows are those of a real step.
 from functools import partial
 
 from torch_lecture_ops import optim
-from torch_lecture_ops.pictures import descend
-from torch_lecture_ops.pictures.valleys import nesterov
+from torch_lecture_ops.pictures import descend, nesterov
 
 figure = nesterov()
 

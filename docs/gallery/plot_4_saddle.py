@@ -6,7 +6,8 @@ Exactly on the ridge the gradient points to the saddle, and plain descent ends t
 escapes, but not equally soon: rules that divide by the gradient's magnitude do not mind that the slope is small.
 """
 
-from torch_lecture_ops.pictures.valleys import escape, saddle, saddle_runs
+from torch_lecture_ops.pictures import saddle
+from torch_lecture_ops.pictures.valleys import escape, saddle_runs
 
 figure = saddle()
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 
 from torch_lecture_ops import nn
-from torch_lecture_ops.pictures.activations import activation
+from torch_lecture_ops.pictures import activation
 from torch_lecture_ops.pictures.digits import digits
 from torch_lecture_ops.pictures.style import canvas, legend_below, theme
 

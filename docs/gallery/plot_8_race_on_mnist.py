@@ -62,8 +62,7 @@ for label, (_, values) in done.items():
 # The loss of the network that Adam trained, on 100 digits, over two random directions around its weights, and a race
 # there. Every point is a network, and every gradient that of the network in this plane (Li et al. 2018).
 
-from torch_lecture_ops.pictures.races import race  # noqa: E402
-from torch_lecture_ops.pictures.slices import network_slice  # noqa: E402
+from torch_lecture_ops.pictures import network_slice, race  # noqa: E402
 
 network = done["Adam, η 0.001"][0].double().eval()
 surface = replace(network_slice(network, images[:100].double(), labels[:100]), fine=31)  # so many networks squared

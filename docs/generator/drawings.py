@@ -10,12 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from torch_lecture_ops import nn
+from torch_lecture_ops import nn, pictures
 from torch_lecture_ops.nn import functional as F
-from torch_lecture_ops.pictures.activations import activation
-from torch_lecture_ops.pictures.glorot import glorot
-from torch_lecture_ops.pictures.races import race
-from torch_lecture_ops.pictures.schedules import schedule
 from torch_lecture_ops.pictures.style import THEMES, Theme, canvas, caption, colour, drawing_on, theme
 
 from . import examples
@@ -41,7 +37,7 @@ def start_page(folder: Path) -> None:
     """The race of the start page."""
     folder.mkdir(parents=True, exist_ok=True)
     for look in THEMES:
-        race("beale", theme=look).savefig(folder / f"race-{look}.png", dpi=60)
+        pictures.race("beale", theme=look).savefig(folder / f"race-{look}.png", dpi=60)
 
 
 Maker = Callable[[Theme], Figure]
@@ -63,7 +59,7 @@ def _of_optimizer(card: Card, form: str) -> Maker:
 
     def make(look: Theme) -> Figure:
         with drawing_on(None, look, (14.0, 5.5)) as (figure, ax):  # as wide as the valley
-            race("valley", choices, steps=STEPS, ax=ax)
+            pictures.race("valley", choices, steps=STEPS, ax=ax)
         return figure
 
     return make
@@ -79,7 +75,7 @@ SCHEDULES = {
 
 
 def _of_schedule(card: Card, form: str) -> Maker:
-    return lambda look: schedule([SCHEDULES[card.title]], theme=look)
+    return lambda look: pictures.schedule([SCHEDULES[card.title]], theme=look)
 
 
 # ---------------------------------------------------------------- functions
@@ -99,7 +95,7 @@ SAID = {
 def _of_activation(card: Card, form: str) -> Maker:
     if card.title in ROWS:
         return lambda look: _curve(look, ROWS[card.title], SAID[card.title])
-    return lambda look: activation(getattr(nn, card.title), theme=look)
+    return lambda look: pictures.activation(getattr(nn, card.title), theme=look)
 
 
 LOSSES: dict[str, tuple[tuple[float, float], Callable[[Tensor], Tensor], str]] = {
@@ -200,7 +196,7 @@ def _of_initialization(card: Card, form: str) -> Maker | None:
     if card.title == "gain":
         return None
     if card.title == "initialize":
-        return lambda look: glorot(theme=look)
+        return lambda look: pictures.glorot(theme=look)
     return lambda look: _weights(card, look)
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
+from torch.autograd import Function
 
 from . import catalogue, docstrings
 from .reference import link
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("autodoc-process-docstring", _read_docstring)
+    app.connect("autodoc-process-signature", _sign)
     app.connect("env-check-consistency", _check_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -39,6 +41,13 @@ def _block(translator: Any, node: Any) -> None:
 def _read_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     home = name.rpartition(".")[0]
     lines[:] = docstrings.written(docstrings.blocks_of(lines), lambda inner: link(inner, home)).splitlines()
+
+
+def _sign(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str, returned: str
+) -> tuple[str, None] | None:
+    """A Function is called by its `call`, not by its constructor."""
+    return ("", None) if isinstance(value, type) and issubclass(value, Function) else None
 
 
 def _check_names(app: Sphinx, env: BuildEnvironment) -> None:

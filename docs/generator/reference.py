@@ -38,7 +38,8 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _index() -> str:
-    listed = "\n".join(f"    {module}" for module in catalogue.modules())
+    short = {module: module.removeprefix("torch_lecture_ops.") for module in catalogue.modules()}
+    listed = "\n".join(f"    {name} <{module}>" for module, name in short.items())
     return f"{heading('Reference', '=')}\n\nEvery public name, by module.\n\n.. toctree::\n\n{listed}\n"
 
 

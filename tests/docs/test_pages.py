@@ -39,7 +39,7 @@ def test_every_page_is_in_a_table_of_contents(pages):
     for page in pages:
         folder, _, name = page.rpartition("/")
         if name != "index":
-            assert f"\n    {name}\n" in pages[f"{folder}/index"]
+            assert re.search(rf"^    ({name}|.* <{re.escape(name)}>)$", pages[f"{folder}/index"], re.MULTILINE)
 
 
 def test_all_formulas_have_cards():
