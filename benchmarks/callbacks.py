@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from arguments import names_of, whole_number
 from side_by_side import (
     Spread,
     Verdict,
@@ -34,6 +33,8 @@ from side_by_side import (
     spread,
 )
 from torch import Tensor, nn
+
+from torch_lecture_ops.arguments import names_of, whole_number
 
 PROGRAM = "callbacks.py"
 

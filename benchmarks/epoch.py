@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from arguments import OneLineParser, whole_number
 from side_by_side import Spread, Verdict, order_of_round, ratio, results_file, run, show_ratio, show_seconds, spread
 from suite.choices import LIBRARIES, build_optimizer
 from suite.data import DIGITS, PIXELS, Batches, Digits
 from suite.network import build_mlp
 from suite.run import ALONE
 from suite.setting import Setting
+
+from torch_lecture_ops.arguments import OneLineParser, whole_number
 
 if TYPE_CHECKING:  # takes seconds to import, which a typing error need not wait for
     from suite.training import Classifier

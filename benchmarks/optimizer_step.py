@@ -35,7 +35,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from arguments import fail, names_of, whole_number
 from side_by_side import (
     DTYPES,
     Copy,
@@ -59,6 +58,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 import torch_lecture_ops.optim
+from torch_lecture_ops.arguments import fail, names_of, whole_number
 
 PROGRAM = "optimizer_step.py"
 

@@ -25,7 +25,6 @@ from math import prod
 from typing import Any
 
 import torch
-from arguments import names_of
 from side_by_side import (
     DTYPES,
     Copy,
@@ -47,6 +46,7 @@ from side_by_side import (
 from torch import Tensor
 from torch.nn import functional as builtin
 
+from torch_lecture_ops.arguments import names_of
 from torch_lecture_ops.nn import functional as ours
 
 Shape = tuple[int, ...]

@@ -42,7 +42,8 @@ from statistics import median, quantiles
 from typing import Any, Protocol
 
 import torch
-from arguments import OneLineParser, fail, name_of, positive
+
+from torch_lecture_ops.arguments import OneLineParser, fail, name_of, positive
 
 BATCH_SECONDS = 0.01  # far above the clock's resolution, far below the time in which a machine changes its mood
 LEAST_ROUNDS = 5

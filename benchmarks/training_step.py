@@ -22,7 +22,6 @@ from functools import partial
 from statistics import median
 
 import torch
-from arguments import names_of, whole_number
 from optimizer_step import CASES, TORCH_PATHS, our_optimizer, torch_optimizer
 from side_by_side import (
     DTYPES,
@@ -40,6 +39,8 @@ from side_by_side import (
     spread,
 )
 from torch import nn
+
+from torch_lecture_ops.arguments import names_of, whole_number
 
 PROGRAM = "training_step.py"
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
-from arguments import OneLineParser, fail, name_of, one_line, whole_number
 from suite import data
 from suite.data import DATASETS, Digits
 from suite.execution import (
@@ -33,6 +32,8 @@ from suite.run import Run
 from suite.setting import Setting, check, machine, versions
 from suite.statistics import LEVEL, estimate, paired_p
 from suite.tables import Table, show_p
+
+from torch_lecture_ops.arguments import OneLineParser, fail, name_of, one_line, whole_number
 
 # In the order in which `paper all` runs them.
 NAMES = ("zeiler_2012", "elu_2015", "glorot_2010", "larson", "algoperf_mnist", "maxout_2013")

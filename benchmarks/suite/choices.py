@@ -1,14 +1,12 @@
 """What can be compared, as it is written on the command line, and how each choice is built.
 
-A choice is a name with settings after colons, `adam`, `adam:larson`, `adadelta:rho=0.95:eps=1e-6`, `elu:alpha=0.5`; a
-word alone is the form of an optimizer. Settings are the keyword arguments of the class, several numbers with slashes:
-`adam:betas=0.8/0.99`. Schedules go together with "+": `inverse:k=0.1+annealing:steps=20`.
+How a choice is written: see `torch_lecture_ops.pictures.choices`; also `elu:alpha=0.5`. Schedules go together with "+":
+`inverse:k=0.1+annealing:steps=20`. Their t counts epochs, or batches with per=batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 import torch_lecture_ops.nn
 import torch_lecture_ops.optim
 from torch_lecture_ops.nn import init
-from torch_lecture_ops.optim import lr_scheduler
+from torch_lecture_ops.pictures.choices import OPTIMIZERS, SCHEDULES, parse
 
 from .softsign import Softsign
 
@@ -26,51 +24,7 @@ OPTIM = {"ours": torch_lecture_ops.optim, "torch": torch.optim}
 NN = {"ours": torch_lecture_ops.nn, "torch": torch.nn}
 
 
-class Choice(NamedTuple):
-    name: str
-    settings: dict[str, Any]
-
-    def __str__(self) -> str:
-        """As on the command line, settings in order: two ways to write the same are the same."""
-        return ":".join([self.name, *(f"{key}={show(value)}" for key, value in sorted(self.settings.items()))])
-
-
-def show(value: Any) -> str:
-    return "/".join(map(show, value)) if isinstance(value, tuple) else str(value).lower()
-
-
-def parse(text: str) -> Choice:
-    """Of text with any name; ValueError for settings that are none."""
-    name, *parts = text.strip().lower().split(":")
-    settings = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not key or (equals and not value):
-            raise ValueError(f"{text!r}: settings are written key=value, got {part!r}")
-        settings.update({key: parse_value(value)} if equals else {"form": key})
-    return Choice(name, settings)
-
-
-def parse_value(text: str) -> Any:
-    if "/" in text:
-        return tuple(map(parse_value, text.split("/")))
-    if text in ("true", "false"):
-        return text == "true"
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            pass
-    return text
-
-
 # ---------------------------------------------------------------- optimizers
-
-OPTIMIZERS = {
-    name.lower(): name
-    for name in torch_lecture_ops.optim.__all__
-    if issubclass(getattr(torch_lecture_ops.optim, name), torch.optim.Optimizer) and name != "RuleOptimizer"
-}
 
 # Where the class's own default does not suit the network of the main job; torch's RMSprop has lr 0.01.
 SETTINGS: dict[str, dict[str, float]] = {
@@ -85,17 +39,13 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The library's class with the settings above, overridden by those of the choice, and those by `lr`."""
     name, settings = parse(text)
-    cls = getattr(OPTIM[library], OPTIMIZERS[name], None)
+    class_name = OPTIMIZERS[name].__name__
+    cls = getattr(OPTIM[library], class_name, None)
     if cls is None:
-        raise ValueError(f"torch has no {OPTIMIZERS[name]}")
+        raise ValueError(f"torch has no {class_name}")
     if library == "torch" and "form" in settings:
-        raise ValueError(f"torch has no form {settings['form']} of {OPTIMIZERS[name]}")
+        raise ValueError(f"torch has no form {settings['form']} of {class_name}")
     return cls(parameters, **SETTINGS.get(name, {}) | settings | ({} if lr is None else dict(lr=lr)))
-
-
-def ahead(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-    """Where gradients are computed: Nesterov's are those ahead of the parameters."""
-    return getattr(optimizer, "lookahead", nullcontext)()
 
 
 # ---------------------------------------------------------------- activations and initialization
@@ -209,22 +159,6 @@ def loss_function(name: str, library: str) -> Loss:
 # ---------------------------------------------------------------- schedules
 
 
-class Schedule(NamedTuple):
-    cls: type[lr_scheduler.LRScheduler] | None
-    defaults: dict[str, float] = {}
-
-
-# t counts epochs, or batches with per=batch.
-SCHEDULES = {
-    "none": Schedule(None),
-    "step": Schedule(lr_scheduler.StepDecay),
-    "exponential": Schedule(lr_scheduler.ExponentialDecay, dict(k=0.1)),
-    "inverse": Schedule(lr_scheduler.InverseTimeDecay, dict(k=0.1)),
-    "power": Schedule(lr_scheduler.PowerCooling, dict(epsilon=0.05)),
-    "annealing": Schedule(lr_scheduler.MomentumAnnealing, dict(steps=10)),
-}
-
-
 def build_schedules(optimizer: torch.optim.Optimizer, text: str) -> list[dict[str, Any]]:
     """As Lightning takes them."""
     schedules = []
@@ -267,7 +201,7 @@ def first_change(text: str, optimizer: str, lr: float, most: int) -> int | None:
 def available(kind: str, libraries: Iterable[str]) -> list[str]:
     """The names of this kind that all these libraries have."""
     if kind == "optimizer":
-        return [name for name, cls in OPTIMIZERS.items() if all(hasattr(OPTIM[one], cls) for one in libraries)]
+        return [name for name, cls in OPTIMIZERS.items() if all(hasattr(OPTIM[one], cls.__name__) for one in libraries)]
     if kind == "activation":
         own = {"ours": {"Softsign"}, "torch": set()}
         return [
@@ -321,10 +255,12 @@ KNOWN = {
 
 def label(kind: str, text: str) -> str:
     """As in tables: the class's name, then the settings."""
-    name, settings = parse(text)
-    shown = {"optimizer": OPTIMIZERS, "activation": {key: known.name for key, known in ACTIVATIONS.items()}}
-    words = [shown.get(kind, {}).get(name, name)]
-    words += [show(value) if key == "form" else f"{key}={show(value)}" for key, value in sorted(settings.items())]
+    choice = parse(text)
+    shown = {
+        "optimizer": {name: cls.__name__ for name, cls in OPTIMIZERS.items()},
+        "activation": {name: known.name for name, known in ACTIVATIONS.items()},
+    }
+    words = [shown.get(kind, {}).get(choice.name, choice.name), *choice.words()]
     return " ".join(words) if "+" not in text else text
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arguments import OneLineParser, each, fail, name_of, one_line, positive, whole_number
 from papers import frame
+
+from torch_lecture_ops.arguments import OneLineParser, each, fail, name_of, one_line, positive, whole_number
 
 from . import data
 from .choices import LIBRARIES, available, checked, label, parse

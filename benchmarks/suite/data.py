@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arguments import one_line
 from torch import Tensor
+
+from torch_lecture_ops.arguments import one_line
+from torch_lecture_ops.pictures.digits import read_idx
 
 SUBSET = Path(__file__).parents[1] / "data" / "mnist_subset.npz"
 PIXELS, DIGITS = 28 * 28, 10
@@ -103,13 +105,6 @@ def load_full(dataset: str, folder: Path) -> Digits:
             f"{name} in {folder} {trouble} ({one_line(error)}); "
             f"name the folder that holds {name}/raw with --data-dir, or take --dataset subset"
         ) from error
-
-
-def read_idx(path: Path) -> Tensor:
-    """The bytes of a file of MNIST's format: its fourth byte counts the dimensions, whose sizes follow."""
-    contents = path.read_bytes()
-    shape = np.frombuffer(contents, ">u4", count=contents[3], offset=4)
-    return torch.from_numpy(np.frombuffer(contents, np.uint8, offset=4 + shape.nbytes).reshape(shape).copy())
 
 
 class Batches:

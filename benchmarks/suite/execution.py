@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NoReturn, TextIO
 
-from arguments import fail
+from torch_lecture_ops.arguments import fail
 
 from .choices import first_change, parse
 from .data import Digits

@@ -8,7 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .choices import Loss, ahead, build_layer, build_optimizer, build_schedules, fill, loss_function
+from torch_lecture_ops.pictures.choices import ahead
+
+from .choices import Loss, build_layer, build_optimizer, build_schedules, fill, loss_function
 from .data import DIGITS, PIXELS
 from .setting import Setting
 

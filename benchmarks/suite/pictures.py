@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+
+from torch_lecture_ops.pictures.style import canvas, legend_below
 
 from .choices import LIBRARIES
 from .run import Run
@@ -21,63 +20,14 @@ from .setting import AXES, Setting, labels, pair, point
 from .statistics import estimate
 from .tables import Groups, accuracies, accuracy_of, by_learning_rate, finished, grouped, without
 
-# Colours that the colour-blind tell apart (Okabe and Ito), lighter on black.
-COLOURS = {
-    "light": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A6D00", "#56B4E9", "#E69F00", "#555555"],
-    "dark": ["#56B4E9", "#FF9B50", "#2FD1A2", "#F2A6CF", "#F0E442", "#8FB8FF", "#E69F00", "#CCCCCC"],
-}
-GROUND = {"light": ("#ffffff", "#1a1a1a", "#c8c8c8"), "dark": ("#14161a", "#f0f0f0", "#4a4d55")}  # paper, ink, grid
 LINES = 8  # that a picture holds; of more, those of the best results
 STYLES = ("-", "--", ":", "-.")
-
-
-@contextmanager
-def theme(name: str):
-    paper, ink, grid = GROUND[name]
-    style = {
-        "font.size": 20,
-        "axes.titlesize": 22,
-        "axes.titleweight": "bold",
-        "legend.fontsize": 17,
-        "lines.linewidth": 3.5,
-        "lines.markersize": 10,
-        "axes.grid": True,
-        "grid.color": grid,
-        "grid.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.prop_cycle": matplotlib.cycler(color=COLOURS[name]),
-        "legend.framealpha": 0.85,
-        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), paper),
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink),
-    }
-    with matplotlib.rc_context(style):
-        yield
-
-
-def legend_below(panel: Any) -> None:
-    """The legend under the axis, where it covers nothing, and as much more of the picture as it takes."""
-    names = [text.get_text() for text in panel.legend().texts]
-    columns = 1 if max(map(len, names), default=0) > 40 else 2
-    place = dict(loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0, frameon=False)
-    panel.legend(ncols=columns, **place)
-    width, height = panel.figure.get_size_inches()
-    panel.figure.set_size_inches(width, height + 0.4 * math.ceil(len(names) / columns))
 
 
 def over_seeds(groups: Iterable[Sequence[Run]]) -> str:
     """What is averaged, in words."""
     counts = {len(group) for group in groups}
     return f"mean over {' or '.join(map(str, sorted(counts)))} seed{'' if counts == {1} else 's'}"
-
-
-def canvas(title: str = "", rows: int = 1) -> tuple[Figure, list]:
-    figure = Figure(figsize=(14, 1 + 7.5 * rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.15)
-    panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
-    panels[0].set_title(title)
-    return figure, list(panels)
 
 
 def few(groups: Groups, score: Callable[[Sequence[Run]], float]) -> tuple[Groups, str]:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from torch_lecture_ops.pictures.style import THEMES, theme
+
 from .run import Run
 from .setting import machine, versions
 from .store import finite
@@ -21,8 +23,6 @@ from .tables import Table, summary
 
 if TYPE_CHECKING:  # matplotlib, imported when something is drawn
     from matplotlib.figure import Figure
-
-THEMES = ("light", "dark")  # of pictures.py
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def write_json(path: Path, runs: Sequence[Run], options: Mapping[str, Any]) -> N
 
 def write_loss_picture(path: Path, runs: Sequence[Run]) -> None:
     """The loss curves of a comparison."""
-    from .pictures import compared_losses, save, theme
+    from .pictures import compared_losses, save
 
     with theme("light"), replacing(path, "wb") as file:
         save(compared_losses(runs), file)
@@ -115,7 +115,6 @@ def write_report(
     folder: Path, title: str, runs: Sequence[Run], tables: Sequence[Table], targets: Sequence[float]
 ) -> list[str]:
     """report.html, and each of its pictures as PNG, light and dark; the names of the files."""
-    from .pictures import theme
 
     pictures: dict[str, dict[str, bytes]] = {}
     for name in THEMES:

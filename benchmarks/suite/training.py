@@ -20,7 +20,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 
-from .choices import ahead, build_optimizer, build_schedules, loss_function
+from torch_lecture_ops.pictures.choices import ahead
+
+from .choices import build_optimizer, build_schedules, loss_function
 from .data import Batches, Digits
 from .execution import machines
 from .network import accuracy, build_mlp, limit_norms, warm_up_once

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from torch_lecture_ops.formula import c_engine, engine
+from torch_lecture_ops.pictures.style import theme
 
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
@@ -568,7 +569,7 @@ def varied_runs(count: int) -> list[Run]:
                                            for run in runs for library in choices.LIBRARIES]),
 ])  # fmt: skip
 def test_curves_say_what_they_average_and_a_legend_covers_no_data(draw):
-    with pictures.theme("light"):
+    with theme("light"):
         figure = draw(varied_runs(4))
         figure.draw_without_rendering()
     said = [panel.get_title() for panel in figure.axes] + ([figure.get_suptitle()] if figure.get_suptitle() else [])

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import torch_lecture_ops.nn
 from torch_lecture_ops.callbacks import ActivationMonitor, activation_monitor
-from torch_lecture_ops.callbacks.activation_monitor import FLAT, activation_statistics, flat_of
+from torch_lecture_ops.callbacks.activation_monitor import activation_statistics
+from torch_lecture_ops.nn.flat import FLAT, flat_of
 
 STATISTICS = ["mean", "std", "percentile_98", "saturated", "dead"]
 

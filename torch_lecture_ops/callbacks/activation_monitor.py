@@ -6,9 +6,8 @@ import math
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..nn import modules as ours
+from ..nn.flat import FLAT, Flat, flat_of, has_flat
 from .layers import members, numbered
 from .monitor import Monitor, Record, learning_rate, leaves, local, tensors_in
 
@@ -36,35 +35,6 @@ EXAMPLES = 300  # as many as Glorot and Bengio look at
 Probe = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Flat:
-    """Where an activation has next to no slope, told by its output: up to `low`, from `high` on, or at zero."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    zero: bool = False
-
-
-# Sigmoid and tanh: where the slope is below a fifth or a sixteenth of its largest. Those of α: slope below α / 20.
-FLAT: dict[str, Callable[[Any], Flat]] = {
-    "Sigmoid": lambda f: Flat(0.05, 0.95),
-    "Tanh": lambda f: Flat(-0.97, 0.97),
-    "Softsign": lambda f: Flat(-0.97, 0.97),
-    "Hardsigmoid": lambda f: Flat(0.0, 1.0),
-    "Hardtanh": lambda f: Flat(f.min_val, f.max_val),
-    "ReLU": lambda f: Flat(zero=True),
-    "ReLU6": lambda f: Flat(high=6.0, zero=True),
-    "Hardswish": lambda f: Flat(zero=True),
-    "ELU": lambda f: Flat(-0.95 * f.alpha),
-    "CELU": lambda f: Flat(-0.95 * f.alpha),
-    "SELU": lambda f: Flat(-0.95 * 1.7580993),
-} | dict.fromkeys(
-    ("LeakyReLU", "PReLU", "RReLU", "SiLU", "GELU", "Mish", "Softplus", "LogSigmoid", "Affine", "Maxout"),
-    lambda f: Flat(),
-)
-FLAT_OF_CLASS = {
-    getattr(space, name): flat for name, flat in FLAT.items() for space in (nn, ours) if hasattr(space, name)
-}
 FLAT_OF_FUNCTION = {name.lower(): flat for name, flat in FLAT.items()}  # without underscores
 # What the functions of that name take after the input, if Flat depends on it, and its defaults.
 ARGUMENTS: dict[str, dict[str, float]] = {
@@ -271,9 +241,7 @@ def activation_statistics(a: Tensor, flat: Flat, units_axis: int) -> Tensor:
     a = a if a.dtype is torch.float64 else a.float()
     a = a.unsqueeze(-1) if a.dim() < 2 else a
     std, mean = torch.std_mean(a, correction=0)
-    saturated = (a <= flat.low) | (a >= flat.high)
-    is_flat = saturated | (a == 0) if flat.zero else saturated
-    dead = is_flat.movedim(units_axis, 0).flatten(1).all(1)
+    saturated, dead = flat.saturated(a), flat.holds(a).movedim(units_axis, 0).flatten(1).all(1)
     return torch.stack([mean, std, percentile(a.flatten(), 0.98), fraction(saturated, a), fraction(dead, a)])
 
 
@@ -292,14 +260,6 @@ def percentile(values: Tensor, q: float) -> Tensor:
 
 
 # ---------------------------------------------------------------- the model and its probe
-
-
-def has_flat(layer: nn.Module) -> bool:
-    return any(cls in FLAT_OF_CLASS for cls in type(layer).__mro__)
-
-
-def flat_of(layer: nn.Module) -> Flat:
-    return next(FLAT_OF_CLASS[cls] for cls in type(layer).__mro__ if cls in FLAT_OF_CLASS)(layer)
 
 
 def flat_of_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:

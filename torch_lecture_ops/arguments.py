@@ -1,4 +1,4 @@
-"""What the command lines of all benchmarks share: errors of one line, and the values of options."""
+"""What command lines share: errors of one line, and the values of options."""
 
 from __future__ import annotations
 
