@@ -12,7 +12,8 @@ PY := .venv/bin/python
 help:
 	@echo 'make mnist                train on MNIST                     (options: make mnist ARGS="--help")'
 	@echo 'make test                 ruff, mypy and pytest              (options: make test TEST_ARGS="-k adam")'
-	@echo 'make check                the same with a sample of each table of tests, without Triton, processes, benchmarks'
+	@echo 'make check                the same with a sample of each table of tests, without Triton, compilers,'
+	@echo '                          processes, benchmarks and the tests of torch itself'
 	@echo 'make test-all             the same with all that is slow'
 	@echo 'make clean                remove .venv and caches'
 	@echo 'make PYTHON=python3.12 …  make .venv with this Python (default: python3)'
@@ -24,7 +25,8 @@ mnist: .venv/.installed
 PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
 
 check: lint
-	@$(PYTEST) -m "not slow and not needs_interpreter and not processes" --sample --ignore tests/benchmarks $(TEST_ARGS)
+	@$(PYTEST) -m "not slow and not needs_interpreter and not processes and not compiles" --sample \
+		--ignore tests/benchmarks --ignore-glob '*/test_torch_suite.py' $(TEST_ARGS)
 
 test: lint
 	@$(PYTEST) -m "not slow" $(TEST_ARGS)

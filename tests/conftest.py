@@ -47,6 +47,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "sweep: a table of which all but a sample is slow")
     config.addinivalue_line("markers", "processes: starts other processes, which takes seconds")
+    config.addinivalue_line("markers", "compiles: runs torch.compile over a table of functions, which takes minutes")
     config.addinivalue_line("markers", "needs_compiler: needs Linux on x86-64 and a C compiler")
     config.addinivalue_line("markers", "needs_interpreter: needs Triton's interpreter")
     config.addinivalue_line("markers", "not_interpreted: is about no kernel, or takes too long in Triton's interpreter")

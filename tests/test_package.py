@@ -48,6 +48,7 @@ PUBLIC = {
     "torch_lecture_ops.functions": set(),
     "torch_lecture_ops.formula": set(),
     "torch_lecture_ops.callbacks": set(),
+    "torch_lecture_ops.pictures": set(),
 }  # and the modules among their names that __all__ leaves out
 
 

@@ -5,13 +5,13 @@ Softsign is no activation of the library: suite/softsign.py defines it as a user
 
 from __future__ import annotations
 
-from suite.choices import ACTIVATIONS
 from suite.data import Digits
 from suite.network import build_mlp
 from suite.setting import Setting
 from suite.statistics import estimate
 from suite.tables import Table
-from torch import Tensor, nn
+
+from torch_lecture_ops.pictures.glorot_figures import EXAMPLES, signals
 
 from .frame import Budget, PaperTable, Row, around
 
@@ -25,7 +25,6 @@ ERRORS = {
     "tanh N": (1.64, "tanh", "normalized"),
     "sigmoid": (2.21, "sigmoid", "standard"),
 }
-EXAMPLES = 300  # of the paper's figures
 
 
 # ---------------------------------------------------------------- figures 6 and 7: a net before training
@@ -52,20 +51,8 @@ def figures(digits: Digits, seeds: int) -> list[Table]:
 
 def spreads(setting: Setting, digits: Digits) -> tuple[list[float], list[float]]:
     """The standard deviation of each layer's activations, and of the cost's gradients with respect to its sums."""
-    mlp = build_mlp(setting)
-    activation = getattr(nn, ACTIVATIONS[setting.activation].name)
-    x, labels = digits.test_images[:EXAMPLES], digits.test_labels[:EXAMPLES]
-    sums: list[Tensor] = []
-    outputs: list[Tensor] = []
-    for module in mlp:
-        x = module(x)
-        if isinstance(module, nn.Linear):
-            x.retain_grad()
-            sums.append(x)
-        elif isinstance(module, activation) or module.__class__.__name__ == activation.__name__:
-            outputs.append(x)
-    nn.functional.cross_entropy(x, labels).backward()
-    return [output.std().item() for output in outputs], [z.grad.std().item() for z in sums[:-1]]
+    found = signals(build_mlp(setting), digits.test_images[:EXAMPLES], digits.test_labels[:EXAMPLES])
+    return [one.std().item() for one in found.activations], [one.std().item() for one in found.gradients]
 
 
 TABLE = PaperTable(

@@ -243,6 +243,7 @@ def test_forward_mode_outside_transforms(ours, builtin, device):
 @FUNCTIONS
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.compiles
 def test_compiles_into_one_graph(ours, builtin, dynamic, backend, device):
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic, backend=backend)

@@ -263,6 +263,7 @@ def test_forward_mode(function):
 @EACH
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("transform", [None, *TRANSFORMS])
+@pytest.mark.compiles
 def test_compiled(function, backend, transform):
     """With and without gradients, and with transforms inside: one graph, and torch's numbers, far out as well."""
     if transform == "functionalize":
@@ -283,6 +284,7 @@ def test_compiled(function, backend, transform):
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.compiles
 def test_numbers_of_a_compiled_function_may_change(dynamic):
     torch.compiler.reset()
     compiled = torch.compile(lambda x, a: F.leaky_relu(x, a) + F.elu(x, a), fullgraph=True, dynamic=dynamic)
@@ -292,6 +294,7 @@ def test_numbers_of_a_compiled_function_may_change(dynamic):
 
 
 @EACH
+@pytest.mark.compiles
 def test_graphs_can_be_cached(function):
     """By AOTAutograd's own check, which graphs with a Function do not pass."""
     checks = []

@@ -746,6 +746,7 @@ def test_backward_twice(case, device):
 
 @pytest.mark.not_interpreted
 @ONE_OF_EACH
+@pytest.mark.compiles
 def test_compiles_with_sizes_that_change(case, device):
     """Forward and backward, into one graph, which is compiled once."""
     torch._dynamo.reset()
@@ -792,6 +793,7 @@ def test_functions_of_users_compile(call, is_wanted):
 
 @pytest.mark.not_interpreted
 @pytest.mark.parametrize("names", [["softmax", "mse_loss"], pytest.param(list(CASES), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.compiles
 def test_all_compile_into_kernels(names, device):
     """Forward and backward by Inductor, all functions in one graph, as it takes seconds for each."""
     torch._dynamo.reset()
@@ -816,6 +818,7 @@ def test_all_compile_into_kernels(names, device):
 
 @pytest.mark.not_interpreted
 @some("affine of numbers that learn", "maxout", "softmax", "mul", "matmul", "mse_loss", "cross_entropy")
+@pytest.mark.compiles
 def test_compiles_with_transforms(case, device):
     """(Not with vmap of grad, which torch 2.15 does not compile for any Function.)"""
     tensors = case.tensors((3, 5), device=device)
@@ -867,6 +870,7 @@ def test_traces_into_torchs_operators(case, device):
 @some("softmax", "mul", "mse_loss", "cross_entropy")
 @pytest.mark.filterwarnings("ignore:Dynamo (does not know how to trace|detected a call):UserWarning")  # of kernels
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks
+@pytest.mark.compiles
 def test_compiled_autograd(case, device):
     """The compiler sees backward only, of a forward pass that went by kernels."""
     tensors = case.tensors((3, 5), device=device)
@@ -953,6 +957,7 @@ def test_saved_tensors(case, dtype):
 
 
 @some("affine of columns", "mul", "matmul")
+@pytest.mark.compiles
 def test_compiled_functions_save_what_is_needed(case):
     torch._dynamo.reset()
     compiled, tensors = torch.compile(case.ours, fullgraph=True, backend="aot_eager"), case.tensors((48, 16))

@@ -498,6 +498,9 @@ def test_inplace(which, info):
 def test_vmap(which, info):
     """Over each choice of the tensors, in the first and in the last dimension, as one call after the other."""
     ours = getattr(F, which)
+    # A batch of products adds up in another order than one product. Partial sums here go up to 10 x 9 x 9 = 810, whose
+    # last place is 6e-5; how far the orders part depends on the CPU.
+    tolerance = dict(rtol=1.3e-6, atol=2e-4) if which == "matmul" else {}
     for call in samples(which, info, single(info)):
         leaves, spec = tree_flatten(call)
         places = [n for n, t in enumerate(leaves) if isinstance(t, Tensor)]
@@ -515,7 +518,7 @@ def test_vmap(which, info):
             expected = [partial(*tensors, function=info.op) for tensors in zip(*pairs, strict=True)]
             for dim in (0, -1):
                 got = vmap(partial, in_dims=dim, out_dims=dim)(*[torch.stack(pair, dim) for pair in pairs])
-                assert_same(got, torch.stack(expected, dim), call)
+                assert_same(got, torch.stack(expected, dim), call, **tolerance)
 
 
 def check_with_mode(function, call):

@@ -109,6 +109,7 @@ def test_own_optimizers_race_too():
     (("bowl", ["adma"]), "unknown optimizer 'adma', choose from sgd, momentum, nesterov"),
     (("bowl", ["adam:larsn"]), "'adam:larsn': .*larsn"),
     (("bowl", ["adam:beta=1"]), "'adam:beta=1': .*beta"),
+    (("bowl", []), "there must be at least one optimizer, got none"),
     (("bowl", ["adam:betas="]), "settings are written key=value"),
     (("bowl", ["adam"], None, 5, {"sgd": 1.0}), "a rate for 'sgd', which is none of adam"),
 ])  # fmt: skip

@@ -55,6 +55,7 @@ def fit(ax: Axes, surface: Surface) -> None:
     """The limits and proportions of the surface's picture: a slope is at right angles to its contour."""
     left, right, bottom, top = surface.box
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    ax.locator_params(nbins=6)
     ax.grid(False)
 
 

@@ -66,7 +66,7 @@ def draw_race(ax: Axes, surface: Surface, done: Sequence[Descent]) -> list[Way]:
     draw_surface(ax, surface)
     ways = [Way(ax, run, entry(run), number) for number, run in enumerate(done)]
     draw_start(ax, done[0])
-    ax.set_title(f"Race: {surface.name}")
+    ax.set_title(f"Race: {surface.name.capitalize()}")
     legend_beside(ax, [way.handle for way in ways])
     caption(ax, f"f(x, y) = {surface.value.__doc__}\n{rule(done)}\n○ start   ★ minimum   × left the picture for good")
     return ways

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from itertools import islice, takewhile
 from typing import Any
 
@@ -224,7 +224,7 @@ def runs(
         rates: choice or label -> a rate for it.
 
     Raises:
-        ValueError: an unknown surface or optimizer; a rate for none of the optimizers.
+        ValueError: an unknown surface or optimizer, or none; a rate for none of the optimizers.
     """
     surface, rates = resolved(surface), rates or {}
     if isinstance(optimizers, Mapping):
@@ -235,11 +235,23 @@ def runs(
         racers = {name: one._replace(rate=rates.get(name, one.rate)) for name, one in found.items()}
     if unknown := set(rates) - set(racers):
         raise ValueError(f"a rate for {min(unknown)!r}, which is none of {', '.join(racers)}")
-    done = []
-    for label, build, rate in progress(racers.values(), "choosing rates"):
-        if rate is None:
-            run = fair_rate(surface, build, start, steps)
-        else:
-            run = replace(descend(surface, partial(build, lr=rate), start, steps), rate=rate)
-        done.append(replace(run, label=label))
-    return done
+    if not racers:
+        raise ValueError("runs: there must be at least one optimizer, got none")
+    start = surface.start if start is None else (float(start[0]), float(start[1]))  # a list has no hash
+    named = progress(racers.items(), "choosing rates")
+    if isinstance(optimizers, Mapping):
+        return [_run_of(one, surface, start, steps) for _, one in named]
+    return [_run_of_choice(name, one.rate, surface, start, steps) for name, one in named]
+
+
+def _run_of(one: Racer, surface: Surface, start: Point, steps: int) -> Descent:
+    if one.rate is None:
+        run = fair_rate(surface, one.build, start, steps)
+    else:
+        run = replace(descend(surface, partial(one.build, lr=one.rate), start, steps), rate=one.rate)
+    return replace(run, label=one.label)
+
+
+@lru_cache(maxsize=256)  # the same race is drawn light and dark, and moving
+def _run_of_choice(name: str, rate: float | None, surface: Surface, start: Point, steps: int) -> Descent:
+    return _run_of(racer(name)._replace(rate=rate), surface, start, steps)

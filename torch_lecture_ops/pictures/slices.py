@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import AvgPool2d, Flatten, Linear, Module, Sequential, Unflatten
+from torch.nn import Linear, Module, Sequential
+from torch.nn.functional import avg_pool2d
 
 from .. import nn, optim
 from .digits import digits
@@ -39,7 +40,8 @@ def filter_normalized(weight: Tensor, generator: torch.Generator) -> Tensor:
         return torch.zeros_like(weight)
     d = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
     rows = tuple(range(1, weight.dim()))
-    return d / d.norm(dim=rows, keepdim=True) * weight.detach().norm(dim=rows, keepdim=True)
+    norm = torch.linalg.vector_norm  # Tensor.norm refuses three dimensions
+    return d / norm(d, dim=rows, keepdim=True) * norm(weight.detach(), dim=rows, keepdim=True)
 
 
 class _Slice:
@@ -93,7 +95,7 @@ def network_slice(
     Arguments:
         model: a trained network with float64 weights, in evaluation mode; None for a small one of our own classes that
             is trained on digits here, in a second.
-        inputs, labels: the batch; needed with a model, without one they are 500 digits.
+        inputs, labels: the batch; needed with a model, without one they are 500 digits of 14 × 14 pixels.
         loss: of outputs and labels.
         folder: where the digits are, see `digits`.
         seed: of the directions, and of the small network.
@@ -104,7 +106,8 @@ def network_slice(
         FileNotFoundError: there are no digits.
     """
     if model is None:
-        inputs, labels = digits(folder)
+        images, labels = digits(folder)
+        inputs = avg_pool2d(images.unflatten(1, (1, 28, 28)), 2).flatten(1)  # a race evaluates it thousands of times
         model = digits_network(inputs, labels, seed)
     elif inputs is None or labels is None:
         raise ValueError("network_slice: a model needs the inputs and labels of its loss, got none")
@@ -116,9 +119,8 @@ def network_slice(
 
 
 def digits_network(inputs: Tensor, labels: Tensor, seed: int = 0, steps: int = 100) -> Sequential:
-    """A network 14 × 14 - 16 - 10 of our own classes, trained with our Adam on the whole batch."""
-    net = Sequential(Unflatten(1, (1, 28, 28)), AvgPool2d(2), Flatten(), Linear(196, 16), nn.ReLU(), Linear(16, 10))
-    net = net.double()
+    """A network inputs - 16 - 10 of our own classes, trained with our Adam on the whole batch."""
+    net = Sequential(Linear(inputs.shape[1], 16), nn.ReLU(), Linear(16, 10)).double()
     nn.init.initialize(net, generator=torch.Generator().manual_seed(seed), report=lambda report: None)
     optimizer = optim.Adam(net.parameters(), lr=0.01)
     for _ in range(steps):

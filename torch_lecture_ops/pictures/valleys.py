@@ -233,7 +233,7 @@ def nesterov_arrows(after: int = 4, lr: float = 0.03, momentum: float = 0.9) -> 
 
     run = descend("valley", partial(optim.Nesterov, lr=lr, momentum=momentum), None, after + 1, each_step=note)
     here, coast = run.points[after], momentum * velocities[after]
-    gradients = [-lr * torch.tensor(slope_at(run.surface, *at.tolist())) for at in (here, here + coast)]
+    gradients = [-lr * here.new_tensor(slope_at(run.surface, *at.tolist())) for at in (here, here + coast)]
     return Arrows(here, coast, gradients[0], gradients[1], run.points[after + 1])
 
 

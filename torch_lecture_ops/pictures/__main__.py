@@ -1,0 +1,5 @@
+"""`python -m torch_lecture_ops.pictures`, see command_line.py."""
+
+from .command_line import main
+
+raise SystemExit(main())
