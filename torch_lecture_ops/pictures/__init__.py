@@ -7,6 +7,7 @@ writes them. Matplotlib is imported when something is drawn.
 from .activations import activation
 from .animation import animate
 from .glorot_figures import glorot
+from .page import race_page
 from .races import race
 from .runs import RATES, Descent, descend, fair_rate, runs
 from .schedules import schedule
@@ -17,7 +18,7 @@ from .valleys import momentum_forms, nesterov, saddle, valley, zigzag
 
 __all__ = ["SURFACES", "Surface", "network_slice"]
 __all__ += ["RATES", "Descent", "descend", "fair_rate", "runs"]
-__all__ += ["valley", "zigzag", "saddle", "momentum_forms", "nesterov", "race", "animate"]
+__all__ += ["valley", "zigzag", "saddle", "momentum_forms", "nesterov", "race", "animate", "race_page"]
 __all__ += ["activation", "schedule", "glorot", "theme"]
 
 

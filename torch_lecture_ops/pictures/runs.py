@@ -226,7 +226,17 @@ def runs(
     Raises:
         ValueError: an unknown surface or optimizer, or none; a rate for none of the optimizers.
     """
-    surface, rates = resolved(surface), rates or {}
+    surface = resolved(surface)
+    racers = chosen_racers(optimizers, rates or {})
+    start = surface.start if start is None else (float(start[0]), float(start[1]))  # a list has no hash
+    named = progress(racers.items(), "choosing rates")
+    if isinstance(optimizers, Mapping):
+        return [_run_of(one, surface, start, steps) for _, one in named]
+    return [_run_of_choice(name, one.rate, surface, start, steps) for name, one in named]
+
+
+def chosen_racers(optimizers: Sequence[str] | Mapping[str, Factory], rates: Mapping[str, float]) -> dict[str, Racer]:
+    """By choice or label, each with its rate if it is fixed; ValueError as in `runs`."""
     if isinstance(optimizers, Mapping):
         racers = {name: Racer(name, build, rates.get(name)) for name, build in optimizers.items()}
     else:
@@ -237,11 +247,7 @@ def runs(
         raise ValueError(f"a rate for {min(unknown)!r}, which is none of {', '.join(racers)}")
     if not racers:
         raise ValueError("runs: there must be at least one optimizer, got none")
-    start = surface.start if start is None else (float(start[0]), float(start[1]))  # a list has no hash
-    named = progress(racers.items(), "choosing rates")
-    if isinstance(optimizers, Mapping):
-        return [_run_of(one, surface, start, steps) for _, one in named]
-    return [_run_of_choice(name, one.rate, surface, start, steps) for name, one in named]
+    return racers
 
 
 def _run_of(one: Racer, surface: Surface, start: Point, steps: int) -> Descent:
