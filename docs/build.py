@@ -24,6 +24,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPAT
 def main() -> int:
     from sphinx.cmd.build import main as build
 
+    from torch_lecture_ops.pictures import race_page
+
+    race = BUILD / "extra" / "race.html"
+    race.parent.mkdir(parents=True, exist_ok=True)
+    race.write_text(race_page(), encoding="utf-8")
     kept = {write(path, text) for path, text in texts()}
     examples = [path.stem for path in DOCS.glob("gallery/plot_*.py")]
     for path in SOURCE.rglob("*"):  # what an earlier build made and this one does not
@@ -41,9 +46,9 @@ def texts():
     from generator import cards, drawings, reference
 
     for path in [*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")]:
-        yield path.relative_to(DOCS), path.read_text()
+        yield path.relative_to(DOCS), path.read_text(encoding="utf-8")
     for name in FROM_ROOT:
-        yield Path("project") / name.lower(), (ROOT / name).read_text()
+        yield Path("project") / name.lower(), (ROOT / name).read_text(encoding="utf-8")
     drawings.start_page(SOURCE / "pictures")
     draw = drawings.into(SOURCE / "pictures")
     for page, text in [*cards.pages(draw), *reference.pages()]:
@@ -53,9 +58,9 @@ def texts():
 def write(path: Path, text: str) -> Path:
     """Write a page if it is new: Sphinx then builds only what has changed."""
     target = SOURCE / path
-    if not target.exists() or target.read_text() != text:
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+        target.write_text(text, encoding="utf-8")
     return target
 
 

@@ -32,6 +32,7 @@ html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = "torch_lecture_ops"
 html_static_path = ["_static"]
+html_extra_path = [str(DOCS.parent / "build" / "docs" / "extra")]  # the race page
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_show_sphinx = False
