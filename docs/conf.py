@@ -21,7 +21,6 @@ exclude_patterns = ["gallery/**.ipynb", "gallery/**.md5", "gallery/**.py"]
 
 default_role = "literal"
 smartquotes = False  # "torch" is an argument
-python_maximum_signature_line_length = 88
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False

@@ -24,7 +24,7 @@ for _ in range(3):
     optimizer.zero_grad()
     w.square().sum().backward()
     optimizer.step()
-    print(w.tolist())
+    print(w.data)
 """
 NESTEROV = """
 import torch
@@ -37,7 +37,7 @@ for _ in range(3):
         optimizer.zero_grad()
         w.square().sum().backward()
     optimizer.step()             # w is itself again
-    print(w.tolist())
+    print(w.data)
 """
 OPTIONS = {"SGD": ", momentum=0.9", "Adadelta": ""}  # so that the forms differ; without a learning rate
 
@@ -68,8 +68,8 @@ from torch_lecture_ops import nn
 x = torch.tensor([[-2.0, -0.5, 0.0, 1.0]], requires_grad=True)
 y = nn.{call}(x)
 y.sum().backward()
-print(y.tolist())
-print(x.grad.tolist())  # the slope
+print(y.data)
+print(x.grad)  # the slope
 """
 OF_ROWS = """
 import torch
@@ -78,8 +78,8 @@ from torch_lecture_ops import nn
 x = torch.tensor([[-2.0, -0.5, 0.0, 1.0]], requires_grad=True)
 y = nn.{call}(x)
 y[0, 3].backward()
-print(y.tolist())
-print(x.grad.tolist())  # of the last output
+print(y.data)
+print(x.grad)  # of the last output
 """
 ACTIVATIONS = {
     "Affine": "Affine(a=2.0, c=1.0)",
@@ -115,8 +115,8 @@ from torch_lecture_ops import nn
 a = torch.tensor({output}, requires_grad=True)
 loss = nn.{call}(a, torch.tensor({target}))
 loss.backward()
-print(loss.item())
-print(a.grad.tolist())
+print(loss.data)
+print(a.grad)
 """
 LOSSES = {
     "QuadraticCost": ("[[0.8, 0.4]]", "[[1.0, 0.0]]"),

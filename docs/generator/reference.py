@@ -63,12 +63,12 @@ def _line(name: str) -> str:
     value = catalogue.value_of(name)
     if _is_torchs(name):
         return "torch's own class."
-    text = docstrings.summary(value) if inspect.isclass(value) or callable(value) else ""
+    text = docstrings.summary(value) if callable(value) else contents(value)
     return docstrings.escaped(text, lambda inner: link(inner, name.rpartition(".")[0]))
 
 
 def entry(name: str) -> str:
-    """The description of a name: by autodoc, but for what is torch's."""
+    """The description of a name: by autodoc, but for data and for what is torch's."""
     value = catalogue.value_of(name)
     if _is_torchs(name):
         return f".. py:class:: {name}\n\n    torch's own class, ``{value.__module__}.{value.__qualname__}``."
@@ -76,7 +76,18 @@ def entry(name: str) -> str:
         members = [member for member, its in vars(value).items() if _is_shown(member, its)]
         shown = f"\n    :members: {', '.join(members)}" if members else ""
         return f".. autoclass:: {name}{shown}"
-    return f".. {'autofunction' if callable(value) else 'autodata'}:: {name}"
+    if callable(value):
+        return f".. autofunction:: {name}"
+    return f".. py:data:: {name}\n\n    {docstrings.escaped(contents(value), link)}"
+
+
+def contents(value: Any) -> str:
+    """The keys of a table or the entries of a list, in words.
+
+    >>> contents({"bowl": 1, "valley": 2})
+    'A dictionary: bowl, valley.'
+    """
+    return f"A {'dictionary' if isinstance(value, dict) else type(value).__name__}: {', '.join(map(str, value))}."
 
 
 def _is_shown(member: str, value: Any) -> bool:

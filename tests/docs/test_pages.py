@@ -15,7 +15,7 @@ from torch_lecture_ops.optim import lr_scheduler
 NAMES = catalogue.public_names()
 CARDS = catalogue.cards()
 FORMS = [pytest.param(card, form, id=f"{card.page}-{form}") for card in CARDS for form in ("torch", *card.forms)]
-DESCRIBES = r"^\.\. (?:auto(?:class|function|data)|py:class):: (\S+)"
+DESCRIBES = r"^\.\. (?:auto(?:class|function)|py:(?:class|data)):: (\S+)"
 
 
 @pytest.fixture(scope="module")
