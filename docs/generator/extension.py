@@ -26,15 +26,18 @@ def setup(app: Sphinx) -> dict[str, bool]:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
+def mathml(latex: str, display: str) -> str:
+    # latex2mathml knows align*, and writes the & of aligned as it is.
+    return convert(latex.replace("{aligned}", "{align*}"), display=display)
+
+
 def _inline(translator: Any, node: Any) -> None:
-    translator.body.append(convert(node.astext()))
+    translator.body.append(mathml(node.astext(), "inline"))
     raise SkipNode
 
 
 def _block(translator: Any, node: Any) -> None:
-    # latex2mathml knows align*, and writes the & of aligned as it is.
-    latex = node.astext().replace("{aligned}", "{align*}")
-    translator.body.append(f'<div class="formula">{convert(latex, display="block")}</div>\n')
+    translator.body.append(f'<div class="formula">{mathml(node.astext(), "block")}</div>\n')
     raise SkipNode
 
 

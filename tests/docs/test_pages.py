@@ -5,6 +5,7 @@ import doctest
 import inspect
 import re
 from textwrap import dedent
+from xml.etree import ElementTree
 
 import pytest
 from generator import cards, catalogue, docstrings, examples, formulas, reference
@@ -81,6 +82,21 @@ def test_a_card_has_a_formula(card, form):
         assert latex.startswith(r"\begin{aligned}")
         assert options or latex == written[0][1]
     assert len({latex for _, latex in written}) == len(written)
+
+
+@pytest.mark.parametrize(("card", "form"), FORMS)
+def test_a_cards_formula_is_shown_by_browsers(card, form):
+    """As MathML, of which everything is an element: what the converter does not know, it writes as it is."""
+    pytest.importorskip("sphinx")
+    pytest.importorskip("latex2mathml")
+    from generator.extension import mathml
+
+    for _, latex in formulas.written(card, form):
+        shown = ElementTree.fromstring(mathml(latex, "block"))
+        text = "".join(shown.itertext())
+        assert not set(text) & set("&\\}$")
+        assert "{" not in text or "cases" in latex
+        assert len(list(shown.iter("{http://www.w3.org/1998/Math/MathML}mtr"))) >= latex.count(r"\\") + 1
 
 
 @pytest.mark.parametrize(("card", "form"), FORMS)
