@@ -32,6 +32,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
+# The momentum of these forms is a step size beside η, not a part of the last step: 0.9 throws them out of the picture.
+SETTINGS = {form: f"{form}:momentum=0.001" for form in ("momentum:form=larson", "nesterov:form=larson")}
 SCRIPTS = ("runs.js", "contours.js", "picture.js", "controls.js")  # after the data
 
 
@@ -100,20 +102,19 @@ def check(surface: Surface, optimizers: Sequence[str], start: Point, steps: int,
 
 
 def every_choice() -> list[str]:
-    """All optimizers and all forms; those of SGD with momentum, without which they are all the same."""
+    """All optimizers and all forms, as `chosen_racers` names them; those of SGD with momentum, without which they are
+    all the same."""
     classes: dict[str, Any] = {"momentum" if name == "sgd" else name: cls for name, cls in OPTIMIZERS.items()}
-    forms = [f"{name}:{form}" for name, cls in classes.items() for form in cls.forms]
-    return [*dict.fromkeys([*EVERYBODY, *OPTIMIZERS]), *forms]
+    forms = [f"{name}:form={form}" for name, cls in classes.items() for form in cls.forms]
+    return [*dict.fromkeys([*EVERYBODY, *OPTIMIZERS]), *(SETTINGS.get(form, form) for form in forms)]
 
 
 def of_surface(surface: Surface) -> str:
     """A surface as an object of JavaScript."""
     try:
         value, slope = javascript(surface.value, "value"), javascript(surface.slope, "slope")
-    except FormulaError as error:
-        raise ValueError(
-            f"race_page: the surface {surface.name!r} must be a formula, got one of which {error}"
-        ) from None
+    except (FormulaError, TypeError) as error:  # the latter of what takes numbers only
+        raise ValueError(f"race_page: the surface {surface.name!r} must be a formula: {error}") from None
     facts = dict(
         name=surface.name,
         formula=surface.value.__doc__ or surface.name,
