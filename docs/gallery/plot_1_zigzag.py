@@ -9,7 +9,7 @@ large for the steep one: gradient descent jumps from wall to wall (CS231n, slide
 from functools import partial
 
 from torch_lecture_ops import optim
-from torch_lecture_ops.pictures import descend, zigzag
+from torch_lecture_ops.pictures import descend, valley, zigzag
 
 figure = zigzag()
 
@@ -24,7 +24,5 @@ for lr in (0.02, 0.095, 0.11):
 
 # %%
 # Momentum averages the gradients: what changes its sign cancels, what does not adds up.
-
-from torch_lecture_ops.pictures import valley  # noqa: E402
 
 figure = valley()

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 
 from torch_lecture_ops import nn, optim
+from torch_lecture_ops.pictures import network_slice, race
 from torch_lecture_ops.pictures.digits import digits
 from torch_lecture_ops.pictures.style import canvas, legend_below, theme
 
-images, labels = digits(count=4000)
+images, labels = digits(count=3000)
 images = images.float()
 RACERS = {
     "SGD, η 0.1": lambda params: optim.SGD(params, lr=0.1),
@@ -59,11 +60,10 @@ for label, (_, values) in done.items():
     print(f"{label}: {values[-40:].mean():.3f} over the last 40 batches")
 
 # %%
-# The loss of the network that Adam trained, on 100 digits, over two random directions around its weights, and a race
+# The loss of the network that Adam trained, on 50 digits, over two random directions around its weights, and a race
 # there. Every point is a network, and every gradient that of the network in this plane (Li et al. 2018).
 
-from torch_lecture_ops.pictures import network_slice, race  # noqa: E402
-
 network = done["Adam, η 0.001"][0].double().eval()
-surface = replace(network_slice(network, images[:100].double(), labels[:100]), fine=31)  # so many networks squared
-figure = race(surface, ["sgd", "momentum", "adam"], steps=30)
+surface = network_slice(network, images[:50].double(), labels[:50])
+surface = replace(surface, fine=31)  # contours from 31² networks
+figure = race(surface, ["sgd", "momentum", "adam"], steps=20)
