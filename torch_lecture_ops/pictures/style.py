@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -91,13 +91,15 @@ def legend_beside(panel: Any, handles: Iterable[Any]) -> None:
 
 
 @contextmanager
-def drawing_on(ax: Axes | None, look: Theme, size: tuple[float, float] = (14, 7.5)) -> Iterator[tuple[Figure, Axes]]:
-    """Where a picture of one panel is drawn: on these axes, as they look, or on a figure of its own in a theme."""
+def drawing_on(
+    ax: Axes | None, look: Theme, make: Callable[[], tuple[Figure, list[Axes]]] = canvas
+) -> Iterator[tuple[Figure, Axes]]:
+    """Where a picture of one panel is drawn: on these axes, as they look, or on a figure that is made in a theme."""
     if ax is not None:
         yield ax.figure, ax  # type: ignore[misc]
         return
     with theme(look):
-        figure, (panel,) = canvas(size=size)
+        figure, (panel,) = make()
         yield figure, panel
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from .. import optim
 from ..optim import lr_scheduler
 from .choices import Factory
-from .landscape import draw_start, draw_surface, draw_way
+from .landscape import board, draw_start, draw_surface, draw_way
 from .runs import Descent, descend, slope_at
 from .style import Theme, canvas, caption, colour, drawing_on, legend_beside
 from .style import theme as in_theme
@@ -29,9 +29,6 @@ __all__ = ["momentum_forms", "nesterov", "overshoot", "saddle", "sign_changes", 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-WIDE = (14.0, 5.2)  # the size of a picture of the valley, in inches
 
 
 def sign_changes(values: Tensor) -> int:
@@ -99,7 +96,7 @@ def valley(steps: int = 60, ax: Axes | None = None, theme: Theme = "light") -> F
     xs, ys = torch.linspace(-4.4, 1.4, 9), torch.tensor([-1.1, -0.55, 0.55, 1.1])
     x, y = (one.flatten() for one in torch.meshgrid(xs, ys, indexing="xy"))
     dx, dy = SURFACES["valley"].slope(x, y)
-    with drawing_on(ax, theme, WIDE) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, plain.surface)) as (figure, ax):
         draw(ax, done, "The valley: steep vertically, shallow horizontally", said)
         ink = ax.xaxis.label.get_color()
         ax.quiver(x, y, -dx, -dy, color=ink, alpha=0.45, angles="xy", scale=320, width=0.003, zorder=2)
@@ -125,7 +122,7 @@ def zigzag(steps: int = 40, ax: Axes | None = None, theme: Theme = "light") -> F
         f"η {small.rate:g}: {none} times, but x is still {-small.points[-1, 0]:.1f} away from the minimum, not "
         f"{-large.points[-1, 0]:.1f}."
     )
-    with drawing_on(ax, theme, WIDE) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, large.surface)) as (figure, ax):
         draw(ax, done, "The zig-zag: jitter along the steep direction", said)
     return figure
 
@@ -161,7 +158,7 @@ def saddle(steps: int = 60, ax: Axes | None = None, theme: Theme = "light") -> F
     done = saddle_runs(steps)
     parts = [f"{run.label}: {f'after {n} steps' if (n := escape(run)) else 'never'}" for run in done]
     said = f"From x = -1.2, y = 0 or {OFF:g}. Escaped (|y| > 0.5): {'; '.join(parts)}."
-    with drawing_on(ax, theme, (14, 8.5)) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, done[0].surface)) as (figure, ax):
         draw(ax, done, "The saddle: exactly on it, slightly off", said)
     return figure
 
@@ -199,7 +196,7 @@ def momentum_forms(steps: int = 40, theme: Theme = "light") -> Figure:
     """
     titles = ("Three momenta, constant rate", "Three momenta, rate halved every 5 steps")
     with in_theme(theme):
-        figure, panels = canvas(rows=2, size=WIDE)
+        figure, panels = board(SURFACES["valley"], rows=2, beside=6.5)
         for ax, title, done in zip(panels, titles, momentum_runs(steps), strict=True):
             draw_surface(ax, SURFACES["valley"])
             numbered = enumerate(zip(done, FORM_STYLES, strict=True))
@@ -223,7 +220,7 @@ class Arrows(NamedTuple):
     next: Tensor
 
 
-def nesterov_arrows(after: int = 4, lr: float = 0.03, momentum: float = 0.9) -> Arrows:
+def nesterov_arrows(after: int = 2, lr: float = 0.03, momentum: float = 0.9) -> Arrows:
     """Those of the step after so many, of a run of `Nesterov` on the valley."""
     velocities: list[Tensor] = []
 
@@ -237,7 +234,7 @@ def nesterov_arrows(after: int = 4, lr: float = 0.03, momentum: float = 0.9) -> 
     return Arrows(here, coast, gradients[0], gradients[1], run.points[after + 1])
 
 
-def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
+def nesterov(after: int = 2, theme: Theme = "light") -> Figure:
     """The two arrows of the slide, at a real point of a real run: momentum takes the gradient where it stands,
     Nesterov where the momentum leads.
 
@@ -259,6 +256,7 @@ def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
         figure, panels = canvas(columns=2, size=(8.5, 7))
         for ax, (title, at, gradient) in zip(panels, panels_of, strict=True):
             draw_surface(ax, near)
+            ax.set_aspect("auto")  # the box has the proportions of the panel
             arrow(ax, here, coast, 2, "momentum step  μ v")
             arrow(ax, at, gradient, 1, "gradient step  -η ∇f")
             arrow(ax, here, coast + gradient, 0, "actual step")
@@ -266,7 +264,7 @@ def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
             ax.set_title(title)
         caption(panels[0], f"The valley, after {after} steps of Nesterov (η 0.03, μ 0.9).")
         caption(panels[1], "This step is the one that the optimizer took next.")
-        panels[0].legend(loc="upper left")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
