@@ -93,6 +93,18 @@ def test_a_picture_goes_on_axes_of_others(draw):
     assert not left.get_title()
 
 
+@table(OF_PANELS)
+def test_a_picture_of_several_panels_goes_on_axes_of_others(draw):
+    figure = Figure()
+    first, *others = figure.subplots(1, len(draw().axes) + 1)
+    assert draw(axes=others) is figure
+    assert all(ax.get_title() for ax in others)
+    assert others[0].get_legend()
+    assert not first.get_title()
+    with pytest.raises(ValueError, match=f"it has {len(others)} panels, so it needs as many axes, got 1"):
+        draw(axes=[first])
+
+
 def test_nothing_is_kept_by_pyplot_and_matplotlib_is_not_imported_before_it_is_needed():
     code = """if True:
         import sys

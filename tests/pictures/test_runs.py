@@ -55,8 +55,8 @@ def test_the_rate_is_the_best_of_those_that_stay_in_the_picture(name, text):
     chosen = fair_rate(name, build, steps=25)
     all_runs = {rate: descend(surface, partial(build, lr=rate), steps=25) for rate in RATES}
     inside = {rate: run for rate, run in all_runs.items() if all(surface.holds(*p) for p in run.points.tolist())}
-    best = min(run.lowest_at_end for run in inside.values())
-    assert chosen.rate == min(rate for rate, run in inside.items() if run.lowest_at_end == best)
+    best = min(run.final for run in inside.values())
+    assert chosen.rate == min(rate for rate, run in inside.items() if run.final == best)
     assert torch.equal(chosen.points, all_runs[chosen.rate].points)
     assert chosen.by_rule
 
@@ -76,7 +76,7 @@ def test_divergence_is_told_and_nothing_is_clipped(lr, left, diverged):
     assert (run.left, run.diverged) == (left, diverged)
     expected = [[-4.0 * (1 - lr) ** n, 0.5 * (1 - 20 * lr) ** n] for n in range(2 if diverged else 7)]
     torch.testing.assert_close(run.points[: len(expected)], torch.tensor(expected, dtype=torch.float64))
-    assert math.isfinite(run.lowest_at_end) == (diverged is None)
+    assert math.isfinite(run.final) == (diverged is None)
     assert len(run.points) == len(run.values) == 7
 
 

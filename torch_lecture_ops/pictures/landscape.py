@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["Way", "board", "draw_start", "draw_surface", "draw_way", "fit", "heights"]
+__all__ = ["Way", "board", "draw_start", "draw_surface", "draw_way", "heights"]
 
 
 def __dir__() -> list[str]:
@@ -50,14 +50,6 @@ def levels(z: Tensor, count: int = LEVELS) -> list[float]:
         lowest = max(above.flatten().kthvalue(max(1, above.numel() // 500)).values.item(), highest * 1e-6)
         even = torch.cat([parts[:1], lowest * (highest / lowest) ** torch.linspace(0, 1, count, dtype=torch.float64)])
     return (even + z.min()).tolist()
-
-
-def fit(ax: Axes, surface: Surface) -> None:
-    """The limits and proportions of the surface's picture: a slope is at right angles to its contour."""
-    left, right, bottom, top = surface.box
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    ax.locator_params(nbins=6)
-    ax.grid(False)
 
 
 BESIDE = 5.0  # inches to the right of a surface, for a legend
@@ -94,7 +86,10 @@ def draw_surface(ax: Axes, surface: Surface) -> None:
                linewidths=0.8, linestyles="solid", zorder=0.5)  # fmt: skip
     for minimum in surface.minima:
         ax.plot(*minimum, "*", ms=24, color=ink, mec=paper, mew=1.5, zorder=6)
-    fit(ax, surface)
+    left, right, bottom, top = surface.box
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")  # a slope is at right angles to its contour
+    ax.locator_params(nbins=6)
+    ax.grid(False)
 
 
 class Way:

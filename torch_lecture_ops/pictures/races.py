@@ -57,7 +57,7 @@ def race(
     """
     surface = resolved(surface)
     done = runs(surface, optimizers, start, steps, rates)
-    with drawing_on(ax, theme, partial(board, surface)) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, surface)) as (figure, (ax,)):
         for way in draw_race(ax, surface, done):
             way.show(steps)
     return figure

@@ -56,7 +56,7 @@ class Descent:
         return torch.tensor([height(self.surface, *point) for point in self.points.tolist()], dtype=torch.float64)
 
     @property
-    def lowest_at_end(self) -> float:
+    def final(self) -> float:
         """The value after the last step; infinite if it is not finite."""
         last = height(self.surface, *self.points[-1].tolist())
         return last if math.isfinite(last) else math.inf
@@ -116,7 +116,7 @@ def descend(
     The parameter is one tensor of two elements. Nesterov's gradient is that of the point ahead.
 
     Arguments:
-        surface: where, or its name.
+        surface: where: a `Surface`, the name of one of SURFACES, or "network".
         optimizer: builds the optimizer from a list of parameters, such as `functools.partial(optim.Adam, lr=0.1)`.
         start: the first point; None for the surface's own.
         steps: how many.
@@ -205,7 +205,7 @@ def fair_rate(
     for rate in rates if not tried else ():
         run = descend(surface, partial(optimizer, lr=rate), start, steps)
         tried.append(replace(run, rate=rate, by_rule=True))
-    return min(tried, key=lambda run: run.lowest_at_end)
+    return min(tried, key=lambda run: run.final)
 
 
 def runs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -92,15 +92,24 @@ def legend_beside(panel: Any, handles: Iterable[Any]) -> None:
 
 @contextmanager
 def drawing_on(
-    ax: Axes | None, look: Theme, make: Callable[[], tuple[Figure, list[Axes]]] = canvas
-) -> Iterator[tuple[Figure, Axes]]:
-    """Where a picture of one panel is drawn: on these axes, as they look, or on a figure that is made in a theme."""
-    if ax is not None:
-        yield ax.figure, ax  # type: ignore[misc]
+    axes: Axes | Sequence[Axes] | None,
+    look: Theme,
+    make: Callable[[], tuple[Figure, list[Axes]]] = canvas,
+    count: int = 1,
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Where a picture of so many panels is drawn: on these axes, as they look, or on a figure that is made in a theme.
+
+    Raises:
+        ValueError: other than so many axes; an unknown theme.
+    """
+    if axes is None:
+        with theme(look):
+            yield make()
         return
-    with theme(look):
-        figure, (panel,) = make()
-        yield figure, panel
+    panels = list(axes) if isinstance(axes, Iterable) else [axes]
+    if len(panels) != count:
+        raise ValueError(f"picture: it has {count} panels, so it needs as many axes, got {len(panels)}")
+    yield panels[0].figure, panels  # type: ignore[misc]
 
 
 def colour(number: int) -> Any:
