@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -266,6 +267,8 @@ def test_the_rule_and_every_rate_stand_in_the_picture():
         assert f"{run.label} η {run.rate:g}" in said
     assert "the same rule for all" in races.rule(runs("valley", ["sgd"], steps=2))
     assert "as given" in races.rule(runs("valley", ["sgd:lr=0.1"], steps=2))
+    fast = replace(SURFACES["bowl"], slope=lambda x, y: (1e9, 0.0), name="fast")
+    assert "(SGD: all leave it, so the lowest of all)" in races.rule(runs(fast, ["sgd"], steps=2))
 
 
 @pytest.mark.parametrize("lr, said", [(0.2, "left at step 2"), (1e200, "diverged at step 1")])

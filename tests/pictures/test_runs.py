@@ -80,6 +80,12 @@ def test_divergence_is_told_and_nothing_is_clipped(lr, left, diverged):
     assert len(run.points) == len(run.values) == 7
 
 
+def test_a_start_outside_of_the_picture_widens_it():
+    run = fair_rate("bowl", optim.SGD, start=(2.0, 7.0), steps=4)
+    assert run.surface.box == (-3.0, 3.0, -2.0, 7.4)
+    assert (run.rate, run.left, run.points[0].tolist()) == (1.0, None, [2.0, 7.0])
+
+
 def test_who_comes_back_has_not_left():
     run = descend("valley", partial(optim.SGD, lr=0.1, momentum=0.9), steps=100)
     assert run.points[:, 0].max() > 2.0  # beyond the right edge
@@ -106,6 +112,7 @@ def test_own_optimizers_race_too():
 
 @pytest.mark.parametrize("arguments, message", [
     (("bwol", ["sgd"]), "unknown surface 'bwol', choose from bowl, valley, saddle"),
+    (("bowl", ["sgd"], (math.nan, 1.0)), "start must be two finite numbers, got nan, 1.0"),
     (("bowl", ["adma"]), "unknown optimizer 'adma', choose from sgd, momentum, nesterov"),
     (("bowl", ["adam:larsn"]), "'adam:larsn': .*larsn"),
     (("bowl", ["adam:beta=1"]), "'adam:beta=1': .*beta"),

@@ -50,7 +50,7 @@ def animate(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    surface = resolved(surface)
+    surface, start = resolved(surface, start)
     done = runs(surface, optimizers, start, steps, rates)
     with in_theme(theme):
         figure, (ax,) = board(surface)

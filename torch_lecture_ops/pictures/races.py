@@ -55,7 +55,7 @@ def race(
 
         race("beale", ["sgd", "adam:larson", "nesterov"], steps=100).savefig("race.png")
     """
-    surface = resolved(surface)
+    surface, start = resolved(surface, start)
     done = runs(surface, optimizers, start, steps, rates)
     with drawing_on(ax, theme, partial(board, surface)) as (figure, (ax,)):
         for way in draw_race(ax, surface, done):
@@ -94,4 +94,6 @@ def rule(done: Sequence[Descent]) -> str:
     given = [run.label for run in done if not run.by_rule]
     if len(given) == len(done):
         return f"{steps} steps. Rates η as given."
+    if lost := [run.label for run in done if run.by_rule and run.left is not None]:
+        said += f" ({', '.join(lost)}: all leave it, so the lowest of all)"
     return f"{said}; {', '.join(given)}: as given." if given else f"{said}: the same rule for all."
