@@ -63,6 +63,9 @@ ACCENTS = {"hat": r"\hat", "avg": r"\bar", "mean": r"\bar"}
 class Latex(tuple[str, ...]):
     r"""Lines of LaTeX, without the dollars. As a text, and in a notebook, they stand below each other at their = signs.
 
+    For people and typesetters: sympy's parse_latex (1.14) silently takes the hat of a moment for a factor, and does
+    not know cases.
+
     >>> print(Latex((r"v = \mu v - \eta g", "p = p + v")))
     \begin{aligned}
     v &= \mu v - \eta g \\
