@@ -59,9 +59,13 @@ class Reader(HTMLParser):
 
 def in_page(function, *given, text=None):
     """The value of a function of the page's scripts that draw nothing yet, under node."""
-    scripts = "".join(Reader(text or page_of()).texts("script")[:4]).replace("</", "<\\/")
-    stub = "const document = {}, window = {};"
-    return javascript.run(f"(...given) => {{ {stub} {scripts} return ({function})(...given); }}", *given)
+    scripts = scripts_of(text or page_of())  # begin with "use strict", which a function of ...given must not
+    return javascript.run(f"(...given) => {{ ; {scripts} return ({function})(...given); }}", *given)
+
+
+@cache
+def scripts_of(text):
+    return "".join(Reader(text).texts("script")[:4])
 
 
 # ---------------------------------------------------------------- the text
