@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -91,6 +92,18 @@ def test_a_picture_goes_on_axes_of_others(draw):
     assert draw(ax=right) is figure
     assert right.get_title()
     assert not left.get_title()
+
+
+@table(OF_PANELS)
+def test_a_picture_of_several_panels_goes_on_axes_of_others(draw):
+    figure = Figure()
+    first, *others = figure.subplots(1, len(draw().axes) + 1)
+    assert draw(axes=others) is figure
+    assert all(ax.get_title() for ax in others)
+    assert others[0].get_legend()
+    assert not first.get_title()
+    with pytest.raises(ValueError, match=f"it has {len(others)} panels, so it needs as many axes, got 1"):
+        draw(axes=[first])
 
 
 def test_nothing_is_kept_by_pyplot_and_matplotlib_is_not_imported_before_it_is_needed():
@@ -254,6 +267,8 @@ def test_the_rule_and_every_rate_stand_in_the_picture():
         assert f"{run.label} η {run.rate:g}" in said
     assert "the same rule for all" in races.rule(runs("valley", ["sgd"], steps=2))
     assert "as given" in races.rule(runs("valley", ["sgd:lr=0.1"], steps=2))
+    fast = replace(SURFACES["bowl"], slope=lambda x, y: (1e9, 0.0), name="fast")
+    assert "(SGD: all leave it, so the lowest of all)" in races.rule(runs(fast, ["sgd"], steps=2))
 
 
 @pytest.mark.parametrize("lr, said", [(0.2, "left at step 2"), (1e200, "diverged at step 1")])

@@ -55,8 +55,8 @@ def test_the_rate_is_the_best_of_those_that_stay_in_the_picture(name, text):
     chosen = fair_rate(name, build, steps=25)
     all_runs = {rate: descend(surface, partial(build, lr=rate), steps=25) for rate in RATES}
     inside = {rate: run for rate, run in all_runs.items() if all(surface.holds(*p) for p in run.points.tolist())}
-    best = min(run.lowest_at_end for run in inside.values())
-    assert chosen.rate == min(rate for rate, run in inside.items() if run.lowest_at_end == best)
+    best = min(run.final for run in inside.values())
+    assert chosen.rate == min(rate for rate, run in inside.items() if run.final == best)
     assert torch.equal(chosen.points, all_runs[chosen.rate].points)
     assert chosen.by_rule
 
@@ -76,8 +76,14 @@ def test_divergence_is_told_and_nothing_is_clipped(lr, left, diverged):
     assert (run.left, run.diverged) == (left, diverged)
     expected = [[-4.0 * (1 - lr) ** n, 0.5 * (1 - 20 * lr) ** n] for n in range(2 if diverged else 7)]
     torch.testing.assert_close(run.points[: len(expected)], torch.tensor(expected, dtype=torch.float64))
-    assert math.isfinite(run.lowest_at_end) == (diverged is None)
+    assert math.isfinite(run.final) == (diverged is None)
     assert len(run.points) == len(run.values) == 7
+
+
+def test_a_start_outside_of_the_picture_widens_it():
+    run = fair_rate("bowl", optim.SGD, start=(2.0, 7.0), steps=4)
+    assert run.surface.box == (-3.0, 3.0, -2.0, 7.4)
+    assert (run.rate, run.left, run.points[0].tolist()) == (1.0, None, [2.0, 7.0])
 
 
 def test_who_comes_back_has_not_left():
@@ -106,6 +112,7 @@ def test_own_optimizers_race_too():
 
 @pytest.mark.parametrize("arguments, message", [
     (("bwol", ["sgd"]), "unknown surface 'bwol', choose from bowl, valley, saddle"),
+    (("bowl", ["sgd"], (math.nan, 1.0)), "start must be two finite numbers, got nan, 1.0"),
     (("bowl", ["adma"]), "unknown optimizer 'adma', choose from sgd, momentum, nesterov"),
     (("bowl", ["adam:larsn"]), "'adam:larsn': .*larsn"),
     (("bowl", ["adam:beta=1"]), "'adam:beta=1': .*beta"),

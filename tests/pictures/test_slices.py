@@ -75,7 +75,7 @@ def test_the_default_is_a_trained_network_on_digits():
     assert first.value(0.0, 0.0) < 0.1 < 1 < first.value(*first.start)
     assert first.slope(*first.start) == second.slope(*second.start)
     (run,) = runs(first, {"Adam": optim.Adam}, steps=15)
-    assert run.lowest_at_end < 0.5
+    assert run.final < 0.5
 
 
 def test_digits_of_torchvisions_folder(tmp_path):

@@ -1,7 +1,7 @@
 """The pictures of the lectures, from real runs of the package's own classes.
 
-Each function returns a Matplotlib figure, which a notebook shows by itself; `python -m torch_lecture_ops.pictures`
-writes them. Matplotlib is imported when something is drawn.
+Each function returns a Matplotlib figure, which a notebook shows by itself, and `race_page` a race for the browser;
+`python -m torch_lecture_ops.pictures` writes them. Matplotlib is imported when something is drawn.
 """
 
 from .activations import activation

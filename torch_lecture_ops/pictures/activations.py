@@ -90,7 +90,7 @@ def activation(activation: Module | type[Module] | str, ax: Axes | None = None, 
     """
     name, module = built(activation)
     x, value, slope, flat = curve_of(module)
-    with drawing_on(ax, theme) as (figure, ax):
+    with drawing_on(ax, theme) as (figure, (ax,)):
         ax.axhline(0, color=ax.xaxis.label.get_color(), lw=1)
         ax.axvline(0, color=ax.xaxis.label.get_color(), lw=1)
         ax.plot(x, value, color=colour(0), lw=5, label="value")

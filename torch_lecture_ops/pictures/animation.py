@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from .choices import Factory
+from .landscape import board
 from .progress import progress
 from .races import EVERYBODY, draw_race
 from .runs import resolved, runs
-from .style import Theme, canvas
+from .style import Theme
 from .style import theme as in_theme
 from .surfaces import Point, Surface
 
@@ -41,7 +42,7 @@ def animate(
     Arguments:
         file: a path, or a binary file to write to.
         surface, optimizers, start, steps, rates, theme: as in `race`.
-        dpi: pixels an inch, of 14 by 9.5 inches.
+        dpi: pixels an inch; it is 14 inches wide.
 
     Raises:
         ValueError, ImportError: as in `race`.
@@ -49,12 +50,13 @@ def animate(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    surface, start = resolved(surface, start)
     done = runs(surface, optimizers, start, steps, rates)
     with in_theme(theme):
-        figure, (ax,) = canvas(size=(14, 8.5))
+        figure, (ax,) = board(surface)
         figure.set_dpi(dpi)
         agg = FigureCanvasAgg(figure)
-        ways = draw_race(ax, resolved(surface), done)
+        ways = draw_race(ax, surface, done)
         counter = ax.text(0.99, 0.98, "", transform=ax.transAxes, ha="right", va="top", fontweight="bold", zorder=10)
         moving: list[Any] = sorted([counter, *(one for way in ways for one in way.artists)], key=lambda one: one.zorder)
         for artist in moving:

@@ -105,7 +105,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=each(checked(built_schedule)), default=",".join(tuple(SCHEDULES)[1:]), metavar="A,B",
         help=f"in one picture: {', '.join(tuple(SCHEDULES)[1:])}; with settings: step:drop=0.5:every=10",
     ),
-    "--after": dict(type=whole_number, default="4", metavar="N", help="the step to look at (default: %(default)s)"),
+    "--after": dict(type=whole_number, default="2", metavar="N", help="the step to look at (default: %(default)s)"),
     "--data-dir": dict(
         type=Path, metavar="DIR", help="folder of MNIST/raw (default: the digits of a checkout)"
     ),

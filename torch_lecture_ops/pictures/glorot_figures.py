@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,8 +14,7 @@ from torch.nn import Linear, Module, Sequential
 
 from .. import nn
 from .digits import digits
-from .style import Theme, canvas, caption, colour
-from .style import theme as in_theme
+from .style import Theme, canvas, caption, colour, drawing_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,9 @@ def tanh_network(normalized: bool, seed: int = 0, layers: int = LAYERS, units: i
     return Sequential(*modules[:-1])
 
 
-def glorot(folder: Path | str | None = None, seed: int = 0, theme: Theme = "light") -> Figure:
+def glorot(
+    folder: Path | str | None = None, seed: int = 0, axes: Sequence[Axes] | None = None, theme: Theme = "light"
+) -> Figure:
     """Activations and back-propagated gradients of a deep tanh network before training, layer by layer, with the
     weights that were usual and with those of `nn.init.glorot_uniform_`.
 
@@ -77,14 +80,14 @@ def glorot(folder: Path | str | None = None, seed: int = 0, theme: Theme = "ligh
     Arguments:
         folder: where the digits are that the network sees, see `digits`.
         seed: of the weights.
+        axes: four, where to draw; None for a figure of its own.
         theme: see `race`.
 
     Raises:
         FileNotFoundError: there are no digits.
     """
     inputs, labels = digits(folder, EXAMPLES)
-    with in_theme(theme):
-        figure, panels = canvas(rows=2, columns=2, size=(9, 5.5))
+    with drawing_on(axes, theme, partial(canvas, rows=2, columns=2, size=(9, 5.5)), count=4) as (figure, panels):
         for row, (normalized, who) in enumerate(((False, "U[-1/√n, 1/√n]"), (True, "Glorot's"))):
             found = signals(tanh_network(normalized, seed), inputs, labels)
             for ax, kind, tensors in zip(panels[2 * row :], found._fields, found, strict=False):

@@ -16,9 +16,10 @@ from .surfaces import Point, Surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["Way", "draw_start", "draw_surface", "draw_way", "fit", "heights"]
+__all__ = ["Way", "board", "draw_start", "draw_surface", "draw_way", "heights"]
 
 
 def __dir__() -> list[str]:
@@ -51,12 +52,24 @@ def levels(z: Tensor, count: int = LEVELS) -> list[float]:
     return (even + z.min()).tolist()
 
 
-def fit(ax: Axes, surface: Surface) -> None:
-    """The limits and proportions of the surface's picture: a slope is at right angles to its contour."""
+BESIDE = 5.0  # inches to the right of a surface, for a legend
+LEFT, ABOVE, BELOW = 0.9, 0.7, 2.2  # and for its ticks, its title, and a caption of five lines
+
+
+def board(surface: Surface, rows: int = 1, beside: float = BESIDE) -> tuple[Figure, list[Axes]]:
+    """A figure with as many panels for the surface one below the other, in its proportions.
+
+    Each has its place: constrained layout does not get along with fixed proportions, it collapses or cuts legends off.
+    """
+    from .figure import Picture
+
     left, right, bottom, top = surface.box
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    ax.locator_params(nbins=6)
-    ax.grid(False)
+    width = min(9.0, 7.5 * (right - left) / (top - bottom))
+    height = width * (top - bottom) / (right - left)
+    across, row = LEFT + width + beside, ABOVE + height + BELOW
+    figure = Picture(figsize=(across, rows * row))
+    places = [(LEFT / across, (n + BELOW / row) / rows, width / across, height / row / rows) for n in range(rows)]
+    return figure, [figure.add_axes(place) for place in reversed(places)]
 
 
 def draw_surface(ax: Axes, surface: Surface) -> None:
@@ -73,7 +86,10 @@ def draw_surface(ax: Axes, surface: Surface) -> None:
                linewidths=0.8, linestyles="solid", zorder=0.5)  # fmt: skip
     for minimum in surface.minima:
         ax.plot(*minimum, "*", ms=24, color=ink, mec=paper, mew=1.5, zorder=6)
-    fit(ax, surface)
+    left, right, bottom, top = surface.box
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")  # a slope is at right angles to its contour
+    ax.locator_params(nbins=6)
+    ax.grid(False)
 
 
 class Way:
@@ -86,7 +102,9 @@ class Way:
         of_end: Any = dict(marker=MARKERS[number % len(MARKERS)], ms=14, mec=ax.get_facecolor(), mew=1.5, zorder=7)
         (self.line,) = ax.plot([], [], **of_line)
         (self.end,) = ax.plot([], [], color=colour(number), **of_end)
-        (self.cross,) = ax.plot([], [], color=colour(number), **of_end | dict(marker="X", ms=20, zorder=8))
+        (self.cross,) = ax.plot(
+            [], [], color=colour(number), **of_end | dict(marker="X", ms=20, zorder=8, clip_on=False)
+        )
         (self.handle,) = ax.plot([], [], label=label, **of_line, marker=of_end["marker"])
 
     @property

@@ -56,17 +56,16 @@ def race_page(
         theme: "light" or "dark"; None for that of the reader's system.
 
     Raises:
-        ValueError: unknown names; a surface that is no formula, such as that of a network; a start outside its picture;
-            a rate or a number of steps that is not positive.
+        ValueError: unknown names; a surface that is no formula, such as that of a network; a start that is no point; a
+            rate or a number of steps that is not positive.
         TypeError: optimizers that are no choices.
 
     Example::
 
         Path("race.html").write_text(race_page("beale", ["sgd", "adam:larson"]), encoding="utf-8")
     """
-    surface = resolved(surface)
-    start = surface.start if start is None else start
-    check(surface, optimizers, start, steps, theme)
+    surface, start = resolved(surface, start)
+    check(optimizers, steps, theme)
     chosen = chosen_racers(optimizers, rates or {})
     for name, one in chosen.items():
         if one.rate is not None and not 0 < one.rate < math.inf:
@@ -85,14 +84,8 @@ def race_page(
     return page("\n".join(['"use strict";', *lines]))
 
 
-def check(surface: Surface, optimizers: Sequence[str], start: Point, steps: int, theme: Theme | None) -> None:
+def check(optimizers: Sequence[str], steps: int, theme: Theme | None) -> None:
     """Whether a page can show it."""
-    left, right, bottom, top = surface.box
-    if not surface.holds(*start):
-        raise ValueError(
-            f"race_page: start must lie in the picture of {surface.name}, x in [{left:g}, {right:g}], "
-            f"y in [{bottom:g}, {top:g}], got {start}"
-        )
     if isinstance(optimizers, Mapping):
         raise TypeError(f"race_page: optimizers must be choices such as 'adam:larson', got {optimizers}")
     if steps < 1:

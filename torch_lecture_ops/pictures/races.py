@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .choices import Factory
-from .landscape import Way, draw_start, draw_surface
+from .landscape import Way, board, draw_start, draw_surface
 from .runs import RATES, Descent, resolved, runs
 from .style import Theme, caption, drawing_on, legend_beside
 from .surfaces import Point, Surface
@@ -54,9 +55,10 @@ def race(
 
         race("beale", ["sgd", "adam:larson", "nesterov"], steps=100).savefig("race.png")
     """
+    surface, start = resolved(surface, start)
     done = runs(surface, optimizers, start, steps, rates)
-    with drawing_on(ax, theme, (14, 8.5)) as (figure, ax):
-        for way in draw_race(ax, resolved(surface), done):
+    with drawing_on(ax, theme, partial(board, surface)) as (figure, (ax,)):
+        for way in draw_race(ax, surface, done):
             way.show(steps)
     return figure
 
@@ -92,4 +94,6 @@ def rule(done: Sequence[Descent]) -> str:
     given = [run.label for run in done if not run.by_rule]
     if len(given) == len(done):
         return f"{steps} steps. Rates η as given."
+    if lost := [run.label for run in done if run.by_rule and run.left is not None]:
+        said += f" ({', '.join(lost)}: all leave it, so the lowest of all)"
     return f"{said}; {', '.join(given)}: as given." if given else f"{said}: the same rule for all."

@@ -56,7 +56,7 @@ class Descent:
         return torch.tensor([height(self.surface, *point) for point in self.points.tolist()], dtype=torch.float64)
 
     @property
-    def lowest_at_end(self) -> float:
+    def final(self) -> float:
         """The value after the last step; infinite if it is not finite."""
         last = height(self.surface, *self.points[-1].tolist())
         return last if math.isfinite(last) else math.inf
@@ -82,20 +82,24 @@ class Descent:
 NETWORK = "network"
 
 
-def resolved(surface: Surface | str) -> Surface:
-    """The surface of a name: one of SURFACES, or "network", the `network_slice` of its defaults.
+def resolved(surface: Surface | str, start: Point | None) -> tuple[Surface, Point]:
+    """The surface, or that of a name (one of SURFACES, or "network", the `network_slice` of its defaults), with the
+    start in its picture; and the start.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is none of this name; a start that is no point.
         FileNotFoundError: there are no digits for the network.
     """
-    if not isinstance(surface, str):
-        return surface
     if surface == NETWORK:
-        return _network()
-    if surface not in SURFACES:
-        raise ValueError(f"unknown surface {surface!r}, choose from {', '.join([*SURFACES, NETWORK])}")
-    return SURFACES[surface]
+        surface = _network()
+    if isinstance(surface, str):
+        if surface not in SURFACES:
+            raise ValueError(f"unknown surface {surface!r}, choose from {', '.join([*SURFACES, NETWORK])}")
+        surface = SURFACES[surface]
+    x, y = map(float, surface.start if start is None else start)
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError(f"start must be two finite numbers, got {x}, {y}")
+    return surface.around(x, y), (x, y)
 
 
 @cache
@@ -116,7 +120,7 @@ def descend(
     The parameter is one tensor of two elements. Nesterov's gradient is that of the point ahead.
 
     Arguments:
-        surface: where, or its name.
+        surface: where: a `Surface`, the name of one of SURFACES, or "network".
         optimizer: builds the optimizer from a list of parameters, such as `functools.partial(optim.Adam, lr=0.1)`.
         start: the first point; None for the surface's own.
         steps: how many.
@@ -129,7 +133,7 @@ def descend(
         >>> run.points.tolist()
         [[2.0, 1.0], [1.0, 0.5], [0.5, 0.25]]
     """
-    surface = resolved(surface)
+    surface, start = resolved(surface, start)
     points = list(islice(_way(surface, optimizer, start, schedule, each_step), steps + 1))
     points += [[math.nan, math.nan]] * (steps + 1 - len(points))
     return Descent(surface, torch.tensor(points, dtype=torch.float64))
@@ -138,12 +142,12 @@ def descend(
 def _way(
     surface: Surface,
     optimizer: Factory,
-    start: Point | None,
+    start: Point,
     schedule: Callable[[Optimizer], Any] | None = None,
     each_step: Callable[[Optimizer], None] | None = None,
 ) -> Iterator[list[float]]:
     """The points of a run, up to the first one that is not finite."""
-    p = Parameter(torch.tensor(surface.start if start is None else start, dtype=torch.float64))
+    p = Parameter(torch.tensor(start, dtype=torch.float64))
     made = optimizer([p])
     scheduler = schedule(made) if schedule else None
     while True:
@@ -195,7 +199,7 @@ def fair_rate(
         >>> fair_rate("bowl", optim.SGD, steps=1).rate  # one step of 1 ends in the minimum
         1.0
     """
-    surface, rates = resolved(surface), sorted(rates)
+    (surface, start), rates = resolved(surface, start), sorted(rates)
     tried: list[Descent] = []
     for rate in rates:
         way = islice(_way(surface, partial(optimizer, lr=rate), start), steps + 1)
@@ -205,7 +209,7 @@ def fair_rate(
     for rate in rates if not tried else ():
         run = descend(surface, partial(optimizer, lr=rate), start, steps)
         tried.append(replace(run, rate=rate, by_rule=True))
-    return min(tried, key=lambda run: run.lowest_at_end)
+    return min(tried, key=lambda run: run.final)
 
 
 def runs(
@@ -226,9 +230,8 @@ def runs(
     Raises:
         ValueError: an unknown surface or optimizer, or none; a rate for none of the optimizers.
     """
-    surface = resolved(surface)
+    surface, start = resolved(surface, start)
     racers = chosen_racers(optimizers, rates or {})
-    start = surface.start if start is None else (float(start[0]), float(start[1]))  # a list has no hash
     named = progress(racers.items(), "choosing rates")
     if isinstance(optimizers, Mapping):
         return [_run_of(one, surface, start, steps) for _, one in named]

@@ -71,8 +71,8 @@ def schedule(
 ) -> Figure:
     """How schedules move the learning rate, as a part of the first one, and those of the momentum μ itself.
 
-    Source: CS231n, slide 'SGD, SGD+Momentum, Adagrad, RMSProp, Adam all have learning rate as a hyperparameter';
-    Larson, Machine Learning in Python, slide 'Review'.
+    Source: CS231n, slide 'Which one of these learning rates is best to use?' ("Learning rate decay over time!"), and
+    those of the schedules in `optim.lr_scheduler`.
 
     Arguments:
         schedules: choices such as "step:drop=0.5:every=10", or label -> what builds a scheduler from an optimizer.
@@ -85,7 +85,7 @@ def schedule(
     """
     if not isinstance(schedules, Mapping):
         schedules = {text: built(text) for text in schedules}
-    with drawing_on(ax, theme) as (figure, ax):
+    with drawing_on(ax, theme) as (figure, (ax,)):
         for number, (label, build) in enumerate(schedules.items()):
             rates, momenta = followed(build, steps, lr)
             is_of_momentum = len(set(momenta)) > 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -91,14 +91,25 @@ def legend_beside(panel: Any, handles: Iterable[Any]) -> None:
 
 
 @contextmanager
-def drawing_on(ax: Axes | None, look: Theme, size: tuple[float, float] = (14, 7.5)) -> Iterator[tuple[Figure, Axes]]:
-    """Where a picture of one panel is drawn: on these axes, as they look, or on a figure of its own in a theme."""
-    if ax is not None:
-        yield ax.figure, ax  # type: ignore[misc]
+def drawing_on(
+    axes: Axes | Sequence[Axes] | None,
+    look: Theme,
+    make: Callable[[], tuple[Figure, list[Axes]]] = canvas,
+    count: int = 1,
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Where a picture of so many panels is drawn: on these axes, as they look, or on a figure that is made in a theme.
+
+    Raises:
+        ValueError: other than so many axes; an unknown theme.
+    """
+    if axes is None:
+        with theme(look):
+            yield make()
         return
-    with theme(look):
-        figure, (panel,) = canvas(size=size)
-        yield figure, panel
+    panels = list(axes) if isinstance(axes, Iterable) else [axes]
+    if len(panels) != count:
+        raise ValueError(f"picture: it has {count} panels, so it needs as many axes, got {len(panels)}")
+    yield panels[0].figure, panels  # type: ignore[misc]
 
 
 def colour(number: int) -> Any:

@@ -7,7 +7,7 @@ in another language computes the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..formula import exp
@@ -51,6 +51,14 @@ class Surface:
         """Whether a point lies in the picture; NaN does not."""
         left, right, bottom, top = self.box
         return left <= x <= right and bottom <= y <= top
+
+    def around(self, x: float, y: float) -> Surface:
+        """The same with a picture that holds this point, too, and not at its edge."""
+        if self.holds(x, y):
+            return self
+        left, right, bottom, top = self.box
+        wide, high = 0.1 * (right - left), 0.1 * (top - bottom)
+        return replace(self, box=(min(left, x - wide), max(right, x + wide), min(bottom, y - high), max(top, y + high)))
 
 
 def _bowl(x: Any, y: Any) -> Any:

@@ -14,10 +14,9 @@ from torch.optim import Optimizer
 from .. import optim
 from ..optim import lr_scheduler
 from .choices import Factory
-from .landscape import draw_start, draw_surface, draw_way
+from .landscape import board, draw_start, draw_surface, draw_way
 from .runs import Descent, descend, slope_at
 from .style import Theme, canvas, caption, colour, drawing_on, legend_beside
-from .style import theme as in_theme
 from .surfaces import SURFACES, Box, Point
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ __all__ = ["momentum_forms", "nesterov", "overshoot", "saddle", "sign_changes", 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-WIDE = (14.0, 5.2)  # the size of a picture of the valley, in inches
 
 
 def sign_changes(values: Tensor) -> int:
@@ -85,7 +81,8 @@ def valley(steps: int = 60, ax: Axes | None = None, theme: Theme = "light") -> F
 
     Gradient descent creeps along the bottom. Momentum builds up speed there, and overshoots.
 
-    Source: CS231n, slides 'Momentum update' and 'SGD'; IISER Bhopal DSE316/616, same titles.
+    Source: CS231n, slide 'Momentum update'; IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide
+    'Stochastic Gradient Descent' ("Suppose loss function is steep vertically but shallow horizontally").
 
     Arguments:
         steps: of both runs.
@@ -99,7 +96,7 @@ def valley(steps: int = 60, ax: Axes | None = None, theme: Theme = "light") -> F
     xs, ys = torch.linspace(-4.4, 1.4, 9), torch.tensor([-1.1, -0.55, 0.55, 1.1])
     x, y = (one.flatten() for one in torch.meshgrid(xs, ys, indexing="xy"))
     dx, dy = SURFACES["valley"].slope(x, y)
-    with drawing_on(ax, theme, WIDE) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, plain.surface)) as (figure, (ax,)):
         draw(ax, done, "The valley: steep vertically, shallow horizontally", said)
         ink = ax.xaxis.label.get_color()
         ax.quiver(x, y, -dx, -dy, color=ink, alpha=0.45, angles="xy", scale=320, width=0.003, zorder=2)
@@ -115,7 +112,7 @@ def zigzag_runs(steps: int = 40) -> tuple[Descent, Descent]:
 def zigzag(steps: int = 40, ax: Axes | None = None, theme: Theme = "light") -> Figure:
     """With a rate that is large enough for the shallow direction, gradient descent jitters along the steep one.
 
-    Source: CS231n, slide 'SGD' ("very slow progress along flat direction, jitter along steep one").
+    Source: the same slides ("very slow progress along flat direction, jitter along steep one").
     Arguments as for `valley`.
     """
     large, small = done = zigzag_runs(steps)
@@ -125,7 +122,7 @@ def zigzag(steps: int = 40, ax: Axes | None = None, theme: Theme = "light") -> F
         f"η {small.rate:g}: {none} times, but x is still {-small.points[-1, 0]:.1f} away from the minimum, not "
         f"{-large.points[-1, 0]:.1f}."
     )
-    with drawing_on(ax, theme, WIDE) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, large.surface)) as (figure, (ax,)):
         draw(ax, done, "The zig-zag: jitter along the steep direction", said)
     return figure
 
@@ -155,13 +152,14 @@ def escape(run: Descent) -> int | None:
 def saddle(steps: int = 60, ax: Axes | None = None, theme: Theme = "light") -> Figure:
     """Exactly on the ridge of a saddle gradient descent ends in it; slightly off it escapes, sooner or later.
 
-    Source: CS231n, Neural Networks 3 (A. Radford's second animation: "SGD has a very hard time breaking symmetry").
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Saddle Points' ("If we're exactly on
+    the saddle point, then we're stuck. If we're slightly to the side, then we can get unstuck").
     Arguments as for `valley`.
     """
     done = saddle_runs(steps)
     parts = [f"{run.label}: {f'after {n} steps' if (n := escape(run)) else 'never'}" for run in done]
     said = f"From x = -1.2, y = 0 or {OFF:g}. Escaped (|y| > 0.5): {'; '.join(parts)}."
-    with drawing_on(ax, theme, (14, 8.5)) as (figure, ax):
+    with drawing_on(ax, theme, partial(board, done[0].surface)) as (figure, (ax,)):
         draw(ax, done, "The saddle: exactly on it, slightly off", said)
     return figure
 
@@ -186,7 +184,7 @@ def momentum_runs(steps: int = 40, lr: float = 0.05) -> tuple[list[Descent], lis
     return every(None), every(lambda optimizer: lr_scheduler.StepDecay(optimizer, drop=0.5, every=5))
 
 
-def momentum_forms(steps: int = 40, theme: Theme = "light") -> Figure:
+def momentum_forms(steps: int = 40, axes: Sequence[Axes] | None = None, theme: Theme = "light") -> Figure:
     """The three momenta of the notes on one valley: with a constant rate two of them are the same, with a falling one
     none.
 
@@ -195,11 +193,12 @@ def momentum_forms(steps: int = 40, theme: Theme = "light") -> Figure:
 
     Arguments:
         steps: of each run.
+        axes: two, where to draw; None for a figure of its own.
         theme: see `race`.
     """
     titles = ("Three momenta, constant rate", "Three momenta, rate halved every 5 steps")
-    with in_theme(theme):
-        figure, panels = canvas(rows=2, size=WIDE)
+    make = partial(board, SURFACES["valley"], rows=2, beside=6.5)
+    with drawing_on(axes, theme, make, count=2) as (figure, panels):
         for ax, title, done in zip(panels, titles, momentum_runs(steps), strict=True):
             draw_surface(ax, SURFACES["valley"])
             numbered = enumerate(zip(done, FORM_STYLES, strict=True))
@@ -223,7 +222,7 @@ class Arrows(NamedTuple):
     next: Tensor
 
 
-def nesterov_arrows(after: int = 4, lr: float = 0.03, momentum: float = 0.9) -> Arrows:
+def nesterov_arrows(after: int = 2, lr: float = 0.03, momentum: float = 0.9) -> Arrows:
     """Those of the step after so many, of a run of `Nesterov` on the valley."""
     velocities: list[Tensor] = []
 
@@ -237,7 +236,7 @@ def nesterov_arrows(after: int = 4, lr: float = 0.03, momentum: float = 0.9) -> 
     return Arrows(here, coast, gradients[0], gradients[1], run.points[after + 1])
 
 
-def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
+def nesterov(after: int = 2, axes: Sequence[Axes] | None = None, theme: Theme = "light") -> Figure:
     """The two arrows of the slide, at a real point of a real run: momentum takes the gradient where it stands,
     Nesterov where the momentum leads.
 
@@ -246,6 +245,7 @@ def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
 
     Arguments:
         after: the step to look at, from 1 on.
+        axes: two, where to draw; None for a figure of its own.
         theme: see `race`.
     """
     here, coast, gradient_here, gradient_ahead, _ = nesterov_arrows(after)
@@ -255,10 +255,10 @@ def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
     )
     ends = torch.stack([here, here + coast, here + gradient_here, *(here + coast + one for *_, one in panels_of)])
     near = replace(SURFACES["valley"], box=box_around(ends, 1.2), minima=())
-    with in_theme(theme):
-        figure, panels = canvas(columns=2, size=(8.5, 7))
+    with drawing_on(axes, theme, partial(canvas, columns=2, size=(8.5, 7)), count=2) as (figure, panels):
         for ax, (title, at, gradient) in zip(panels, panels_of, strict=True):
             draw_surface(ax, near)
+            ax.set_aspect("auto")  # the box has the proportions of the panel
             arrow(ax, here, coast, 2, "momentum step  μ v")
             arrow(ax, at, gradient, 1, "gradient step  -η ∇f")
             arrow(ax, here, coast + gradient, 0, "actual step")
@@ -266,7 +266,10 @@ def nesterov(after: int = 4, theme: Theme = "light") -> Figure:
             ax.set_title(title)
         caption(panels[0], f"The valley, after {after} steps of Nesterov (η 0.03, μ 0.9).")
         caption(panels[1], "This step is the one that the optimizer took next.")
-        panels[0].legend(loc="upper left")
+        if axes is None:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        else:
+            panels[0].legend(loc="lower left")
     return figure
 
 

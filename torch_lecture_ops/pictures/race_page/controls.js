@@ -84,6 +84,7 @@ function play(isPlaying) {
     byId("play").textContent = race.playing ? "Pause" : "Play";
     if (!race.playing || isWaiting) return;
     if (race.position >= race.steps) rewind();
+    show();
     before = null;
     requestAnimationFrame(frame);
 }
@@ -92,16 +93,11 @@ function frame(now) {
     if (!race.playing) return;
     const seconds = before === null ? 0 : Math.min(0.25, (now - before) / 1000);  // a hidden tab has no frames
     before = now;
+    const step = shownStep();
     race.position = Math.min(race.steps, race.position + seconds * Number(byId("speed").value));
-    show();
-    if (race.position < race.steps) requestAnimationFrame(frame);
-    else finish();
-}
-
-function finish() {
-    play(false);
-    fillTable();
-    byId("news").textContent = outcome();
+    if (race.position === race.steps) return moveTo(race.steps);
+    if (shownStep() !== step) show();
+    requestAnimationFrame(frame);
 }
 
 function moveTo(step) {
@@ -148,11 +144,11 @@ function show() {
 function showTable() {
     byId("results").replaceChildren(...participants().map(racer => {
         racer.cells = [0, 1, 2].map(() => element("td"));
-        racer.rates = element("span", {className: "small"});
+        racer.rateWords = element("span", {className: "small"});
         const swatch = element("canvas", {ariaHidden: "true"});
         drawSwatch(swatch, racer.style, picture.letters);
         racer.row = element("tr", {}, element("th", {scope: "row"},
-            element("div", {}, swatch, element("span", {}, racer.label), racer.rates)), ...racer.cells);
+            element("div", {}, swatch, element("span", {}, racer.label), racer.rateWords)), ...racer.cells);
         return racer.row;
     }));
     fillTable();
@@ -165,7 +161,7 @@ function fillTable() {
     byId("position").ariaValueText = `step ${step} of ${race.steps}`;
     for (const racer of participants()) {
         const {run, cells, row} = racer, {text, isGone} = standing(run, step);
-        racer.rates.textContent = `η ${short(run.rate)}${run.byRule ? "" : " by hand"}`;
+        racer.rateWords.textContent = `η ${short(run.rate)}${run.byRule ? "" : " by hand"}`;
         cells[0].textContent = written(valueAt(run, step));
         cells[1].textContent = race.surface.minima.length ? written(distance(race.surface, pointAt(run, step))) : "?";
         cells[2].textContent = text;
@@ -219,17 +215,17 @@ function addRacer(racer) {
     const box = element("input", {type: "checkbox", checked: racer.takesPart});
     racer.swatch = element("canvas", {ariaHidden: "true"});
     racer.slider = element("input", {type: "range", ...SLIDER, ariaLabel: `Rate of ${racer.label}`});
-    racer.number_ = element("output");
-    racer.rule = element("button", {type: "button"});
+    racer.shownRate = element("span");
+    racer.back = element("button", {type: "button"});
     racer.line = element("div", {className: "racer"},
-        racer.swatch, element("label", {}, box, racer.label), racer.slider, racer.number_, racer.rule);
+        racer.swatch, element("label", {}, box, racer.label), racer.slider, racer.shownRate, racer.back);
     box.addEventListener("change", () => {
         racer.takesPart = box.checked;
         showRate(racer);
         run();
     });
     racer.slider.addEventListener("input", () => setRate(racer, Number((10 ** racer.slider.value).toPrecision(2))));
-    racer.rule.addEventListener("click", () => setRate(racer, racer.byHand === null ? racer.run.rate : null));
+    racer.back.addEventListener("click", () => setRate(racer, racer.byHand === null ? racer.run.rate : null));
     byId("lines").append(racer.line);
     byId("whose").append(element("option", {value: racer.name, textContent: racer.label}));
     showRate(racer);
@@ -247,11 +243,11 @@ function showRate(racer) {
     const {run} = racer;
     if (!run) return;
     const isByHand = racer.byHand !== null;
-    racer.number_.textContent = short(run.rate);
+    racer.shownRate.textContent = short(run.rate);
     if (!isByHand || document.activeElement !== racer.slider) racer.slider.value = Math.log10(run.rate);
     racer.slider.ariaValueText = `${short(run.rate)}, ${isByHand ? "by hand" : "by the rule"}`;
-    racer.rule.textContent = isByHand ? "by hand; back to the rule" : "by the rule";
-    racer.rule.disabled = !isByHand;
+    racer.back.textContent = isByHand ? "by hand; back to the rule" : "by the rule";
+    racer.back.disabled = !isByHand;
 }
 
 function showRule() {
@@ -302,7 +298,7 @@ function listen() {
     on("theme", "change", look);
     on("play", "click", () => play(!race.playing));
     on("step", "click", () => moveTo(Math.floor(race.position) + 1));
-    on("restart", "click", () => { rewind(); show(); fillTable(); play(true); });
+    on("restart", "click", () => { moveTo(0); play(true); });
     on("position", "input", () => moveTo(Number(byId("position").value)));
     on("start", "submit", event => {
         event.preventDefault();
@@ -315,9 +311,9 @@ function listen() {
     on("whose", "change", showProgram);
     dark.addEventListener("change", look);
     addEventListener("resize", lay);
-    let before = null;  // the look, while it is printed
-    addEventListener("beforeprint", () => { before = byId("theme").value; byId("theme").value = "light"; look(); });
-    addEventListener("afterprint", () => { byId("theme").value = before; look(); });
+    let chosen = null;  // the look, while it is printed
+    addEventListener("beforeprint", () => { chosen = byId("theme").value; byId("theme").value = "light"; look(); });
+    addEventListener("afterprint", () => { byId("theme").value = chosen; look(); });
 }
 
 function setSteps(steps) {
