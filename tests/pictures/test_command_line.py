@@ -50,11 +50,12 @@ def test_every_picture_is_a_command(name, tmp_path, capsys):
 
 def test_all_formats_of_a_race(tmp_path, capsys):
     formats = [*command_line.FORMATS, *command_line.WRITERS]
-    assert set(formats) >= {"png", "svg", "gif"}
+    assert set(formats) == {"png", "svg", "gif", "html"}
     files = run(capsys, "race", *QUICK["race"], "--format", ",".join(formats), "--out", str(tmp_path))
     assert files == [str(tmp_path / f"race_valley.{kind}") for kind in formats]
     assert (tmp_path / "race_valley.gif").read_bytes().startswith(b"GIF89a")
     assert "<svg" in (tmp_path / "race_valley.svg").read_text()
+    assert (tmp_path / "race_valley.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_options_reach_the_race(tmp_path, capsys, monkeypatch):
@@ -140,6 +141,12 @@ def test_nothing_waits_for_an_import_that_it_does_not_need(argv, heavy, tmp_path
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "status 0 imported []", done.stdout + done.stderr
+
+
+def test_a_page_is_the_race_of_the_options(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command_line, "race_page", lambda **given: f"{given['steps']} × {given['theme']}")
+    run(capsys, "race", *QUICK["race"], "--format", "html", "--theme", "dark", "--out", str(tmp_path))
+    assert (tmp_path / "race_valley_dark.html").read_text(encoding="utf-8") == "3 × dark"
 
 
 def test_a_gif_is_the_race_of_the_options(tmp_path, capsys, monkeypatch):

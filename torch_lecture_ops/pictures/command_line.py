@@ -18,6 +18,7 @@ from .activations import ACTIVATIONS, activation, built
 from .animation import animate
 from .choices import SCHEDULES, parse, racer
 from .glorot_figures import glorot
+from .page import race_page
 from .races import EVERYBODY, race
 from .runs import NETWORK
 from .schedules import built as built_schedule
@@ -142,7 +143,7 @@ COMMANDS = {
         lambda options, theme: [(f"race_{options.surface}", lambda: race(**of_race(options), theme=theme))],
         ("--surface", "--optimizer", "--start", "--lr"),
         steps=200,
-        writers=("gif",),
+        writers=("gif", "html"),
     ),
     "valley": Command("steep vertically, shallow horizontally", with_steps("valley", valley), steps=60),
     "zigzag": Command("the jitter of a rate that is nearly too large", with_steps("zigzag", zigzag), steps=40),
@@ -169,10 +170,16 @@ COMMANDS = {
     ),
 }  # fmt: skip
 
+
+def write_page(options: Options, theme: Any, path: Path) -> None:
+    path.write_text(race_page(**of_race(options), theme=theme), encoding="utf-8")
+
+
 FORMATS = ("png", "svg")  # of every picture
 # How a race is written in formats of its own: (options, theme, path).
 WRITERS: dict[str, Callable[[Options, Any, Path], None]] = {
     "gif": lambda options, theme, path: animate(path, **of_race(options), theme=theme),
+    "html": write_page,
 }
 
 

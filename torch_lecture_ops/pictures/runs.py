@@ -230,7 +230,16 @@ def runs(
     Raises:
         ValueError: an unknown surface or optimizer, or none; a rate for none of the optimizers.
     """
-    (surface, start), rates = resolved(surface, start), rates or {}
+    surface, start = resolved(surface, start)
+    racers = chosen_racers(optimizers, rates or {})
+    named = progress(racers.items(), "choosing rates")
+    if isinstance(optimizers, Mapping):
+        return [_run_of(one, surface, start, steps) for _, one in named]
+    return [_run_of_choice(name, one.rate, surface, start, steps) for name, one in named]
+
+
+def chosen_racers(optimizers: Sequence[str] | Mapping[str, Factory], rates: Mapping[str, float]) -> dict[str, Racer]:
+    """By choice or label, each with its rate if it is fixed; ValueError as in `runs`."""
     if isinstance(optimizers, Mapping):
         racers = {name: Racer(name, build, rates.get(name)) for name, build in optimizers.items()}
     else:
@@ -241,10 +250,7 @@ def runs(
         raise ValueError(f"a rate for {min(unknown)!r}, which is none of {', '.join(racers)}")
     if not racers:
         raise ValueError("runs: there must be at least one optimizer, got none")
-    named = progress(racers.items(), "choosing rates")
-    if isinstance(optimizers, Mapping):
-        return [_run_of(one, surface, start, steps) for _, one in named]
-    return [_run_of_choice(name, one.rate, surface, start, steps) for name, one in named]
+    return racers
 
 
 def _run_of(one: Racer, surface: Surface, start: Point, steps: int) -> Descent:
