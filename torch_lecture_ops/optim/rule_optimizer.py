@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from numbers import Real
 from operator import is_, itemgetter
 from typing import Any, ClassVar
@@ -431,6 +432,7 @@ def _classes_of_package(cls: type[RuleOptimizer]) -> Iterator[type[RuleOptimizer
             yield from _classes_of_package(subclass)
 
 
+@cache
 def options_of(cls: type) -> Group:
     """The options of a class with their defaults; a subclass that hides some of them still has them."""
     options: Group = {}
