@@ -21,7 +21,7 @@ from ..formula.javascript import javascript
 from .choices import OPTIMIZERS, Racer, racer
 from .landscape import MARKERS, heights, levels
 from .races import EVERYBODY
-from .runs import RATES, chosen_racers, resolved
+from .runs import RATES, ROUNDING, chosen_racers, resolved
 from .style import COLOURS, GROUND, THEMES, Theme
 from .surfaces import SURFACES, Point, Surface
 
@@ -74,6 +74,7 @@ def race_page(
     data = dict(
         FIRST=dict(surface=surface.name, racers=list(chosen), start=start, steps=steps, theme=theme),
         RATES=RATES,
+        ROUNDING=ROUNDING,
         MARKERS=MARKERS,
         COLOURS=COLOURS,
         GROUND=GROUND,

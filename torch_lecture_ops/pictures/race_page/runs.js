@@ -50,14 +50,15 @@ function pointsInside(surface, racer, start, steps, rate) {
     }
 }
 
-// Of the rates whose run stays in the picture the one that ends lowest, of equals the smaller one; if all leave it, the
-// lowest of all.
+// Of the rates whose run stays in the picture the one that ends lowest, of those that are equal but for rounding the
+// smallest; if all leave it, the lowest of all.
 function fairRun(surface, racer, start, steps) {
     let tried = RATES.map(rate => [pointsInside(surface, racer, start, steps, rate), rate]);
     tried = tried.filter(([points]) => points).map(([points, rate]) => runOf(surface, points, rate, true));
     if (!tried.length) tried = RATES.map(rate => ({...descend(surface, racer, start, steps, rate), byRule: true}));
     const end = run => Number.isFinite(run.values.at(-1)) ? run.values.at(-1) : Infinity;
-    return tried.reduce((best, run) => end(run) < end(best) ? run : best);
+    const lowest = Math.min(...tried.map(end));
+    return tried.find(run => end(run) <= lowest + ROUNDING * Math.abs(lowest));
 }
 
 const distance = (surface, [x, y]) => Math.min(...surface.minima.map(([a, b]) => Math.hypot(x - a, y - b)));
