@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torch_lecture_ops.formula import FormulaError, abs, maximum, minimum, sqrt, tanh, where
-from torch_lecture_ops.optim import Buffer, RuleOptimizer
+from torch_lecture_ops.optim import Adam, Buffer, RuleOptimizer
 
 ON_DEVICE = pytest.mark.usefixtures("device")
 
@@ -893,3 +893,13 @@ def test_mistakes_in_the_arguments_of_a_rule(rule, says, table):
 def test_a_buffer_that_depends_on_no_key_of_the_group(table):
     with pytest.raises((FormulaError, ValueError), match=r"^Wrong: .*switched"):
         wrong("Wrong", lambda p, g, m, *, lr: (p, m), {"m": Buffer("mean", when="switched")})(table.parameters())
+
+
+def test_classes_made_at_run_time_are_freed():
+    """As Fabric makes one for each optimizer."""
+    cls = type("Made", (Adam,), {})
+    cls([torch.zeros(1)])
+    made = weakref.ref(cls)
+    del cls
+    gc.collect()
+    assert made() is None
