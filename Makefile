@@ -7,7 +7,7 @@ TEST_ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: help mnist check test test-all lint clean
+.PHONY: help mnist check test test-all lint docs clean
 
 help:
 	@echo 'make mnist                train on MNIST                     (options: make mnist ARGS="--help")'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check                the same with a sample of each table of tests, without Triton, compilers,'
 	@echo '                          processes, benchmarks and the tests of torch itself'
 	@echo 'make test-all             the same with all that is slow'
+	@echo 'make docs                 the documentation, in build/docs/html'
 	@echo 'make clean                remove .venv and caches'
 	@echo 'make PYTHON=python3.12 …  make .venv with this Python (default: python3)'
 
@@ -37,6 +38,15 @@ test-all: lint
 lint: .venv/.installed
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
+
+docs: .venv/.docs
+	@$(PY) docs/build.py
+	@echo 'The documentation is in build/docs/html/index.html'
+
+.venv/.docs: .venv/.installed
+	@echo 'Installing Sphinx into .venv (once)'
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 # The stamp is written last, so an interrupted installation is taken up again by the next call.
 .venv/.installed: pyproject.toml

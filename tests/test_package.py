@@ -1,5 +1,6 @@
 """What is in the package, the source distribution and the names that `dir` shows."""
 
+import ast
 import importlib
 import os
 import subprocess
@@ -64,6 +65,26 @@ def test_dir_shows_what_is_public_and_no_helper(name):
         assert getattr(value, "__module__", "torch_lecture_ops").startswith(("torch_lecture_ops", "torch.optim")), shown
         if isinstance(value, ModuleType):
             assert value.__name__ == f"{name}.{shown}"
+
+
+BELOW = {
+    "formula": set(),
+    "optim": {"formula"},
+    "functions": {"formula"},
+    "nn": {"formula", "functions"},
+    "callbacks": {"optim", "nn"},
+    "pictures": {"formula", "optim", "nn"},
+}  # what a package may import of the others, as DESIGN.md draws it
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_point_one_way(package):
+    found = set()
+    for path in (ROOT / "torch_lecture_ops" / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 2:
+                found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    assert found & set(BELOW) <= BELOW[package]
 
 
 def test_formula_shows_its_whole_vocabulary():

@@ -17,11 +17,11 @@ import torch
 from papers import frame
 
 from torch_lecture_ops.arguments import OneLineParser, each, fail, name_of, one_line, positive, whole_number
+from torch_lecture_ops.without_the_compiler import without_the_compiler
 
 from . import data
 from .choices import LIBRARIES, available, checked, label, parse
 from .data import DATASETS, DIGITS, PIXELS, SCALES, DataError, Digits
-from .duration import without_the_compiler
 from .execution import (
     PROGRAM,
     check_scipy,

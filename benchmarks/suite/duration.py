@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from statistics import median
 
 import torch
-from torch.optim import Optimizer
-
-from torch_lecture_ops.optim import Nesterov
 
 from .choices import build_optimizer, loss_function, parse
 from .data import Batches, Digits
@@ -20,28 +16,8 @@ from .setting import Setting, point
 from .store import Store
 
 TRIAL_SECONDS = 0.3  # of all trials together
-MADE = "__dynamo_disable"  # torch's name
 LIGHTNING_STEP = 8e-4  # seconds that a step takes beyond its own, see epoch.py
 LIGHTNING_FIT = 0.1
-
-
-@contextmanager
-def without_the_compiler() -> Iterator[None]:
-    """Inside, optimizers do not import torch's compiler: seconds that a dry run need not wait.
-
-    A wrapper of torch keeps these methods out of compiled graphs. It imports the compiler at its first call, and
-    remembers what that made of the method.
-    """
-    wrapped = Optimizer.add_param_group, Optimizer.zero_grad, Nesterov.lookahead
-    methods = [getattr(method, "__wrapped__", None) for method in wrapped]
-    fresh = [method for method in methods if method and not hasattr(method, MADE)]
-    for method in fresh:
-        setattr(method, MADE, method)
-    try:
-        yield
-    finally:
-        for method in fresh:
-            delattr(method, MADE)
 
 
 def estimate_seconds(plan: Iterable[Setting], digits: Digits, known: dict[Setting, Run]) -> dict[Setting, float]:

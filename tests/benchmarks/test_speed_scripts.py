@@ -790,3 +790,25 @@ before = faults()
 assert faults() - before < 100  # 17408 pages in each pair
 """
     subprocess.run([sys.executable, "-c", text], cwd=BENCHMARKS, check=True)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@scripts("pictures")
+def test_pictures(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "PICTURES", {"schedule": 1e6, "schedule --format svg": 1e-6})
+    assert script.main(["--rounds", "1", "--json", str(tmp_path / "pictures.json"), "--check"]) == 1
+    slow, missed = read_results(tmp_path / "pictures.json")
+    assert slow["seconds"]["median"] > 0
+    assert missed["ceiling"] == 1e-6
+    assert "1 of 2 floors held\nmissed: schedule --format svg" in capsys.readouterr().out
+
+
+@scripts("pictures")
+def test_a_picture_that_fails(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "PICTURES", {"race --surface moon": None})
+    with pytest.raises(SystemExit) as exit:
+        script.main(["--rounds", "1", "--json", str(tmp_path / "pictures.json")])
+    assert exit.value.code == 1
+    assert "race --surface moon failed: " in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`python -m torch_lecture_ops.pictures`: files, formats, and errors of one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ pytest.importorskip("matplotlib")
 
 from torch_lecture_ops.pictures import animation, choices, command_line, digits, races, style, surfaces
 
+ROOT = Path(__file__).parents[2]
 QUICK = {"race": ["--optimizer", "sgd,adam:larson", "--steps", "3", "--surface", "valley"]}
 
 
@@ -123,17 +125,21 @@ def test_help(capsys):
 
 
 @pytest.mark.processes
-def test_help_waits_for_no_import():
-    code = """if True:
+@pytest.mark.parametrize("argv, heavy", [
+    (["race", "--help"], ["matplotlib", "PIL", "lightning", "scipy", "torch._dynamo"]),
+    (["race", "--optimizer", "sgd,nesterov", "--steps", "2"], ["matplotlib.pyplot", "lightning", "torch._dynamo"]),
+])  # fmt: skip
+def test_nothing_waits_for_an_import_that_it_does_not_need(argv, heavy, tmp_path):
+    code = f"""if True:
         import runpy, sys
-        sys.argv = ["pictures", "race", "--help"]
+        sys.argv = ["pictures", *{argv!r}]
         try:
             runpy.run_module("torch_lecture_ops.pictures", run_name="__main__")
         except SystemExit as exit:
-            heavy = {"matplotlib", "PIL", "lightning", "scipy", "torch._dynamo"} & set(sys.modules)
-            print("status", exit.code, "imported", sorted(heavy))
+            print("status", exit.code, "imported", [name for name in {heavy} if name in sys.modules])
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "status 0 imported []", done.stdout + done.stderr
 
 

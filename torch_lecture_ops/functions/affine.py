@@ -14,6 +14,7 @@ class Affine(Elementwise):
     dy/dx = a, for which nothing is saved.
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Linear function'.
+    Difference from torch: torch has none.
     """
 
     @staticmethod

@@ -29,6 +29,7 @@ class BinaryCrossEntropy(Pointwise):
 
     Source: 'We can do better: Momentum and ReLU', slide 'Cross-Entropy Cost'; Larson, 'Neural Network Optimization and
     Activation', slide 'Practical Implementation of Architectures', where it is the negative of the log-likelihood.
+    Difference from torch: a gradient of the weight, too.
     """
 
     @staticmethod
@@ -56,6 +57,7 @@ class BinaryCrossEntropyWithLogits(Pointwise):
 
     Source: Larson, 'Neural Network Optimization and Activation', slide 'Practical Implementation of Architectures',
     where ∂J/∂z = a - y is derived.
+    Difference from torch: gradients of weight and pos_weight, too.
     """
 
     @staticmethod

@@ -110,14 +110,14 @@ class CrossEntropy(Operation):
     w ((1 - ε) onehot + ε / C), and "mean" divides by the sum of the labels' weights. A row with the label ignore_index
     counts nowhere.
 
-    Saves x, the target and, for each row, m and ln Σ eˣ⁻ᵐ. (torch saves a second matrix, so there the logits may be
-    written to between the loss and backward; here that is an error.) As in torch, the mean over nothing
-    is NaN, its gradient 0. A label that is no class raises an IndexError; on a device, which nobody waits for, it makes
-    the loss NaN. Better than torch: an ignored row has a gradient of 0 also if it holds NaN, and a class
-    with q = 0 may have x = -∞.
+    Saves x, the target and, for each row, m and ln Σ eˣ⁻ᵐ. As in torch, the mean over nothing is NaN, its gradient 0. A
+    label that is no class raises an IndexError; on a device, which nobody waits for, it makes the loss NaN.
 
     Source: Larson, 'Neural Network Optimization and Activation', slide 'Practical Implementation of Architectures',
     whose a - y is the slope through softmax, too.
+    Difference from torch: an ignored row has a gradient of 0 also if it holds NaN, and a class with q = 0 may have
+    x = -∞. torch saves a second matrix, so there the logits may be written to between the loss and backward; here that
+    is an error.
     """
 
     tensors = 3

@@ -21,6 +21,7 @@ class ELU(Elementwise):
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Types of Activation Functions', where
     the slope is f(x) + α, see `ELUOfOutput` (Clevert, Unterthiner and Hochreiter 2016).
+    Difference from torch: none; `save="output"` saves memory.
     """
 
     integers = "refuse"

@@ -1,8 +1,4 @@
-"""The gates of a computational graph, each with the pattern in which gradients flow back through it.
-
-Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Previous class: Patterns in gradient flow'
-(after CS231n); matmul: slide 'Backprop with matrices'.
-"""
+"""The gates of a computational graph, each with the pattern in which gradients flow back through it."""
 
 from __future__ import annotations
 
@@ -22,7 +18,12 @@ from .pointwise import Pointwise
 
 
 class Add(Pointwise):
-    """a + b. The distributor: both get dL/dy, summed to their shapes. Nothing is saved."""
+    """a + b. The distributor: both get dL/dy, summed to their shapes. Nothing is saved.
+
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Previous class: Patterns in gradient
+    flow' (after CS231n).
+    Difference from torch: none.
+    """
 
     @staticmethod
     def value(a: Any, b: Any) -> Any:
@@ -34,7 +35,12 @@ class Add(Pointwise):
 
 
 class Mul(Pointwise):
-    """a b. The swap multiplier: a gets b dL/dy, b gets a dL/dy."""
+    """a b. The swap multiplier: a gets b dL/dy, b gets a dL/dy.
+
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Previous class: Patterns in gradient
+    flow' (after CS231n).
+    Difference from torch: none.
+    """
 
     @staticmethod
     def value(a: Any, b: Any) -> Any:
@@ -46,9 +52,14 @@ class Mul(Pointwise):
 
 
 class Max(Pointwise):
-    """max(a, b). The router: all of dL/dy goes to the larger one; of equal ones to a (torch.maximum: half to each).
+    """max(a, b). The router: all of dL/dy goes to the larger one; of equal ones to a.
 
-    NaN wins, and gets the gradient; of two NaN a does (torch.maximum: all of it to both).
+    NaN wins, and gets the gradient; of two NaN a does.
+
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Previous class: Patterns in gradient
+    flow' (after CS231n).
+    Difference from torch: torch.maximum gives half of the gradient to each of two equal ones, and all of it to both of
+    two NaN.
     """
 
     @staticmethod
@@ -66,6 +77,9 @@ class MatMul(Operation):
 
     dL/da = dL/dy bᵀ and dL/db = aᵀ dL/dy: the shapes leave no other choice. Saves b for the one and a for
     the other.
+
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Backprop with matrices'.
+    Difference from torch: none.
     """
 
     tensors = 2
@@ -122,6 +136,10 @@ class Copy(Function):
     """x, n times. The adder: x gets the sum of the gradients of its copies. Call it as `Copy.call(x, n)`.
 
     The copies are tensors of their own, so each may be changed in place. Saves nothing.
+
+    Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Previous class: Patterns in gradient
+    flow' (after CS231n).
+    Difference from torch: torch has no such function.
     """
 
     generate_vmap_rule = True

@@ -21,6 +21,7 @@ class LeakyReLU(Elementwise):
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Leaky ReLu' (Maas, Hannun and Ng
     2013).
+    Difference from torch: none; `save="output"` saves memory.
     """
 
     integers = "refuse"

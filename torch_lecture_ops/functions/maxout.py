@@ -28,6 +28,7 @@ class Maxout(Operation):
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slides 'Types of Activation Functions' and
     'Patterns in gradient flow' (Goodfellow, Warde-Farley, Mirza, Courville and Bengio 2013).
+    Difference from torch: torch has none.
     """
 
     @staticmethod

@@ -18,6 +18,7 @@ class PReLU(Pointwise):
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Types of Activation Functions' (He,
     Zhang, Ren and Sun 2015: a begins at 0.25 and gets no weight decay).
+    Difference from torch: none.
     """
 
     @staticmethod

@@ -20,6 +20,7 @@ class ReLU(Elementwise):
 
     Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'New Activation:
     ReLU'; the rule for the gradient: IISER Bhopal DSE316/616, slide 'Vector derivatives: Example'.
+    Difference from torch: none; `subgradient=` chooses the slope at 0.
     """
 
     integers = "keep"

@@ -18,6 +18,7 @@ class SiLU(Elementwise):
 
     Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Other Activation
     Functions' (Elfwing, Uchibe and Doya 2018; Ramachandran, Zoph and Le 2017), where φ in the slope is the output.
+    Difference from torch: none.
     """
 
     integers = "refuse"

@@ -109,6 +109,7 @@ class Softmax(Rowwise):
     nothing but -∞ becomes NaN.
 
     Source: IISER Bhopal DSE316/616, 'Activation Functions and Optimizer', slide 'Types of Activation Functions'.
+    Difference from torch: none.
     """
 
     @staticmethod
@@ -127,6 +128,9 @@ class LogSoftmax(Rowwise):
     """xⱼ - ln Σₖ eˣᵏ: the logarithm of `Softmax`, also where that is 0 in floating point.
 
     dL/dx = dL/dy - softmax(x) Σₖ dL/dyₖ
+
+    Source: the logarithm of the slide's softmax; with it the cross-entropy is -Σ q ln softmax(x).
+    Difference from torch: none.
     """
 
     @staticmethod

@@ -16,6 +16,7 @@ class SquaredError(Pointwise):
 
     Source: 'We can do better: Momentum and ReLU', slide "Good 'ole Quadratic Cost", which goes on through a sigmoid
     layer: -2 (y - a) a (1 - a) / n_L is the gradient of what enters that layer.
+    Difference from torch: torch has its mean and its sum, not the notes' scaling by n_L (`QuadraticCost`).
     """
 
     @staticmethod

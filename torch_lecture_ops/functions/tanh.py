@@ -18,6 +18,7 @@ class Tanh(Elementwise):
 
     Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'New Activation:
     Hyperbolic Tangent' (the slope there as sech², and as 4 / (eˣ + e⁻ˣ)² in the summary).
+    Difference from torch: none.
     """
 
     @staticmethod

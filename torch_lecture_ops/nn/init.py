@@ -282,8 +282,9 @@ def he_normal_(
 
         w_ij ~ N(0, σ²),  σ = gain(activation) · √(1/n_in),  gain √2 for ReLU
 
-    Source and difference from torch (`kaiming_normal_`) as for `he_uniform_`, arguments and errors as for
-    `glorot_uniform_`.
+    Source: He et al. 2015, as for `he_uniform_`.
+    Difference from torch: to `kaiming_normal_` as `he_uniform_` is to `kaiming_uniform_`.
+    Arguments and errors as for `glorot_uniform_`.
 
     >>> w = he_normal_(torch.empty(200, 200))  # σ = √(2/200)
     >>> bool(0.095 < w.std() < 0.105)

@@ -18,8 +18,9 @@ def larson(p: Any, g: Any, v: Any, m: Any, *, lr: Any, rho: Any, eps: Any) -> An
         v = ρ v + (1 - ρ) g²
         p = p - η m / √(v + ε),  then m = ρ m + (1 - ρ) g          (m = 0 at first: the first step leads nowhere)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
     Strategies' (there γ, V and M).
+    Difference from torch: torch has none; it is Adam without bias correction, one step late.
     """
     v = rho * v + (1 - rho) * g**2
     return p - lr * m / sqrt(v + eps), v, rho * m + (1 - rho) * g

@@ -17,8 +17,9 @@ def larson(p: Any, g: Any, s: Any, *, lr: Any, gamma: Any, eps: Any) -> Any:
 
         s = γ s + g²,  p = p - η g / √(s + ε)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
     Strategies' (there G; γ = 1 is Duchi's sum).
+    Difference from torch: the same for γ = 1, d = 0 and ε = 0.
     """
     s = gamma * s + g**2
     return p - lr * g / sqrt(s + eps), s
@@ -29,7 +30,8 @@ def memoryless(p: Any, g: Any, *, lr: Any, eps: Any) -> Any:
 
         p = p - η g / √(g² + ε)
 
-    Larson, same lecture, slide 'Be adaptive based on Gradient Magnitude?', which adds the step instead.
+    Source: Larson, same lecture, slide 'Be adaptive based on Gradient Magnitude?', which adds the step instead.
+    Difference from torch: torch has none.
     """
     return p - lr * g / sqrt(g**2 + eps)
 

@@ -18,7 +18,8 @@ def incomplete(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: An
         m = β₁ m + (1 - β₁) g,  v = β₂ v + (1 - β₂) g²
         p = p - η m / (√v + ε)
 
-    CS231n, slide 'Adam update', "(incomplete, but close)".
+    Source: CS231n, slide 'Adam update', "(incomplete, but close)".
+    Difference from torch: the same after some thousand steps.
     """
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
@@ -30,8 +31,9 @@ def larson(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: Any, e
 
         p = p - η m̂ / √(v̂ + ε)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Adaptive Momentum' (there k
-    for t, counted by epochs, where it must be by steps).
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Adaptive Momentum'
+    (there k for t, counted by epochs, where it must be by steps).
+    Difference from torch: the same for ε = 0.
     """
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2

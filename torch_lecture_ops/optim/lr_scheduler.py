@@ -154,7 +154,7 @@ class StepDecay(ClosedFormLR):
     Source: CS231n, slide 'Learning rate decay over time!', "e.g. decay learning rate by half every few epochs"; Larson,
     Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there e for t).
 
-    `torch.optim.lr_scheduler.StepLR(optimizer, every, drop)`, rounded once; see `ClosedFormLR`.
+    Difference from torch: `torch.optim.lr_scheduler.StepLR(optimizer, every, drop)`, rounded once; see `ClosedFormLR`.
 
     Arguments:
         optimizer, last_epoch: see `ClosedFormLR`, errors too.
@@ -187,7 +187,8 @@ class ExponentialDecay(ClosedFormLR):
 
     Source: CS231n, slide 'Learning rate decay over time!' (there α for η).
 
-    `torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=e⁻ᵏ)`, rounded once; see `ClosedFormLR`.
+    Difference from torch: `torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=e⁻ᵏ)`, rounded once; see
+    `ClosedFormLR`.
 
     Arguments:
         optimizer, last_epoch: see `ClosedFormLR`, errors too.
@@ -216,8 +217,8 @@ class InverseTimeDecay(ClosedFormLR):
 
         η = η₀ / (1 + k t)
 
-    Source: CS231n, slide 'Learning rate decay over time!', "1/t decay" (there α for η). torch has none;
-    `torch.optim.Adagrad(lr_decay=k)` does this by its own steps.
+    Source: CS231n, slide 'Learning rate decay over time!', "1/t decay" (there α for η).
+    Difference from torch: torch has none; `torch.optim.Adagrad(lr_decay=k)` does this by its own steps.
 
     Arguments:
         optimizer, last_epoch: see `ClosedFormLR`, errors too.
@@ -248,7 +249,7 @@ class PowerCooling(ClosedFormLR):
 
     Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there e
     for t). It cools only if η₀ < 1, which the slide does not say. The notebook of the lecture has the floor η₀ / 1000.
-    torch has none.
+    Difference from torch: torch has none.
 
     Arguments:
         optimizer, last_epoch: see `ClosedFormLR`, errors too; the learning rates must be in [floor, 1).
@@ -294,7 +295,8 @@ class MomentumAnnealing(LRScheduler):
     no buffer then (KeyError when the momentum grows).
 
     Source: CS231n, slide 'Momentum update'; Sutskever, Martens, Dahl and Hinton 2013 (steps = 250 updates; their last
-    1000 updates have μ = 0.9). torch has none; `OneCycleLR` moves the momentum together with the learning rate.
+    1000 updates have μ = 0.9).
+    Difference from torch: torch has none; `OneCycleLR` moves the momentum together with the learning rate.
 
     Arguments:
         optimizer: one with `momentum` or `betas`.

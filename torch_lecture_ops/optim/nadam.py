@@ -20,8 +20,9 @@ def simple(p: Any, g: Any, m: Any, v: Any, *, lr: Any, beta1: Any, beta2: Any, e
         v = β₂ v + (1 - β₂) g²            v̂ = v / (1 - β₂ᵗ)
         p = p - η m̂ / (√v̂ + ε)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
     Strategies': "same as Adam, but with nesterov's acceleration".
+    Difference from torch: the same for ψ → ∞.
     """
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2

@@ -27,8 +27,9 @@ def larson(p: Any, g: Any, g_before: Any, *, lr: Any, momentum: Any) -> Any:
 
         p = p - (μ gₖ + η gₖ₋₁),  gₖ = ∇J(p - η gₖ₋₁)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there β and α,
-    and the look-ahead lacks its minus sign).
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there β
+    and α, and the look-ahead lacks its minus sign).
+    Difference from torch: torch has none.
     """
     return p - (momentum * g + lr * g_before), g
 

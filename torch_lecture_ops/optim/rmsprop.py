@@ -17,8 +17,10 @@ def larson(p: Any, g: Any, v: Any, *, lr: Any, alpha: Any, eps: Any) -> Any:
 
         v = α v + (1 - α) g²,  p = p - η g / √(v + ε)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Common Adaptive
     Strategies' (there γ for α).
+    Difference from torch: the same for ε = 0; with initial_accumulator_value=1 the RMSprop of TensorFlow, timm and
+    Stable-Baselines3, without momentum.
     """
     v = alpha * v + (1 - alpha) * g**2
     return p - lr * g / sqrt(v + eps), v

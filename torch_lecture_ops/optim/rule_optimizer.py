@@ -432,9 +432,13 @@ def _classes_of_package(cls: type[RuleOptimizer]) -> Iterator[type[RuleOptimizer
             yield from _classes_of_package(subclass)
 
 
-@cache
 def options_of(cls: type) -> Group:
     """The options of a class with their defaults; a subclass that hides some of them still has them."""
+    return _options_of(cls)
+
+
+@cache  # reading signatures takes longer than all else that building an optimizer does
+def _options_of(cls: type) -> Group:
     options: Group = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):

@@ -16,7 +16,8 @@ def cs231n(p: Any, g: Any, v: Any, *, lr: Any, momentum: Any, nesterov: bool) ->
 
         v = μ v - η g,  p = p + v                     (nesterov: p = p - μ v_before + (1 + μ) v)
 
-    CS231n, slides 'Momentum update' and 'Nesterov Momentum update'.
+    Source: CS231n, slides 'Momentum update' and 'Nesterov Momentum update'.
+    Difference from torch: the same as long as η does not change.
     """
     if v is None:
         return p - lr * g, None
@@ -29,7 +30,9 @@ def larson(p: Any, g: Any, g_before: Any, *, lr: Any, momentum: Any) -> Any:
 
         p = p - (η gₖ + μ gₖ₋₁)
 
-    Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there α and β).
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there α and
+    β).
+    Difference from torch: it parts at the second step, for μ is not multiplied by η and reaches one gradient back.
     """
     if g_before is None:
         return p - lr * g, None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..arguments import OneLineParser, each, fail, name_of, names_of, one_line, positive, whole_number
+from ..without_the_compiler import without_the_compiler
 from .activations import ACTIVATIONS, activation, built
 from .animation import animate
 from .choices import SCHEDULES, parse, racer
@@ -212,11 +213,16 @@ def main(argv: list[str] | None = None) -> int:
     name, *rest = argv
     if name not in COMMANDS:
         fail(PROGRAM, f"unknown picture {name!r}, choose from {', '.join(COMMANDS)}", status=2)
-    options = parser_of(name).parse_args(rest)
     torch.set_num_threads(1)  # all is small here: threads would wait for each other
+    with without_the_compiler():
+        return write(COMMANDS[name], parser_of(name).parse_args(rest))
+
+
+def write(command: Command, options: Options) -> int:
+    """Make the files and name them; the exit status."""
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        for path in written(COMMANDS[name], options):
+        for path in written(command, options):
             print(path)
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted", file=sys.stderr)

@@ -95,12 +95,12 @@ function frame(now) {
     before = now;
     const step = shownStep();
     race.position = Math.min(race.steps, race.position + seconds * Number(byId("speed").value));
-    if (race.position === race.steps) return moveTo(race.steps);
+    if (race.position === race.steps) return goTo(race.steps);
     if (shownStep() !== step) show();
     requestAnimationFrame(frame);
 }
 
-function moveTo(step) {
+function goTo(step) {
     play(false);
     race.position = Math.min(race.steps, Math.max(0, step));
     show();
@@ -297,9 +297,9 @@ function listen() {
     on("surface", "change", () => begin(chooseSurface(byId("surface").value), race.playing));
     on("theme", "change", look);
     on("play", "click", () => play(!race.playing));
-    on("step", "click", () => moveTo(Math.floor(race.position) + 1));
-    on("restart", "click", () => { moveTo(0); play(true); });
-    on("position", "input", () => moveTo(Number(byId("position").value)));
+    on("step", "click", () => goTo(Math.floor(race.position) + 1));
+    on("restart", "click", () => { goTo(0); play(true); });
+    on("position", "input", () => goTo(Number(byId("position").value)));
     on("start", "submit", event => {
         event.preventDefault();
         setSteps(Number(byId("steps").value));
