@@ -254,6 +254,32 @@ def test_every_control_has_a_name(page):
     assert ("application", text_of(page, "#formula")) in found
 
 
+def test_pausing_and_playing_leaves_one_clock(opened):
+    page = opened()
+    page.value("for (let k = 0; k < 6; k++) play(k % 2 === 1)")
+    counted = """new Promise(done => {
+        const asked = requestAnimationFrame, since = [0, 0];
+        globalThis.requestAnimationFrame = what => { since[0] += what === frame; return asked(what); };
+        const beat = () => ++since[1] < 20 ? asked(beat) : done(since);
+        asked(beat);
+    })"""
+    ours, beats = page.value(counted)
+    assert beats == 20
+    assert 15 <= ours <= 21
+
+
+def test_how_it_ended_is_told_anew(page):
+    page.value("goTo(200)")
+    page.value("document.querySelectorAll('#lines input[type=checkbox]:checked').forEach(one => one.click())")
+    assert text_of(page, "#news") == "The race is over after 200 steps."
+    assert rows(page) == []
+    page.click(*middle(page, "#play"))
+    assert page.value("race.playing") is False  # nobody is there
+    page.value("document.querySelector('#lines input[type=checkbox]').click()")
+    page.value("goTo(200)")
+    assert "Lowest: SGD" in text_of(page, "#news")
+
+
 def test_what_is_announced_is_not_the_table(page):
     live = "[aria-live], [role=status], [role=alert], output"
     live = page.value(f"[...document.querySelectorAll({live!r})].map(one => one.id)")
