@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torch_lecture_ops import nn, pictures
 from torch_lecture_ops.nn import functional as F
-from torch_lecture_ops.pictures.style import THEMES, Theme, canvas, caption, colour, drawing_on, theme
+from torch_lecture_ops.pictures.style import THEMES, Theme, canvas, caption, colour, theme
 
 from . import examples
 from .catalogue import Card
@@ -58,7 +58,8 @@ def _of_optimizer(card: Card, form: str) -> Maker:
     choices = RIVALS.get((card.title, form), (name, "sgd") if form == "torch" else (f"{name}:{form}", name))
 
     def make(look: Theme) -> Figure:
-        with drawing_on(None, look, (14.0, 5.5)) as (figure, ax):  # as wide as the valley
+        with theme(look):
+            figure, (ax,) = canvas(size=(14.0, 5.5))  # as wide as the valley
             pictures.race("valley", choices, steps=STEPS, ax=ax)
         return figure
 
@@ -142,7 +143,8 @@ def _curve(
     x = torch.linspace(*limits, 601, dtype=torch.float64, requires_grad=True)
     y = function(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
-    with drawing_on(None, look) as (figure, ax):
+    with theme(look):
+        figure, (ax,) = canvas()
         ax.plot(x.detach(), y.detach(), label=name)
         ax.plot(x.detach(), slope, "--", label="slope")
         ax.legend()
@@ -203,7 +205,8 @@ def _of_initialization(card: Card, form: str) -> Maker | None:
 def _weights(card: Card, look: Theme) -> Figure:
     weight = torch.empty(200, 400)
     card.value(weight, generator=torch.Generator().manual_seed(0))
-    with drawing_on(None, look) as (figure, ax):
+    with theme(look):
+        figure, (ax,) = canvas()
         ax.hist(weight.flatten(), bins=80, density=True, color=colour(0))
         for side, label in ((-1, None), (1, f"σ = {weight.std():.4f}")):
             ax.axvline(side * float(weight.std()), color=colour(1), linestyle="--", label=label)

@@ -44,6 +44,7 @@ def _index() -> str:
 
 
 def heading(text: str, line: str) -> str:
+    text = docstrings.escaped(text, link)
     return f"{text}\n{line * max(len(text), 4)}"
 
 

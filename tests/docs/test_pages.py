@@ -115,6 +115,20 @@ def test_forms_print_different_numbers():
         assert len(set(printed)) >= len(printed) - 1
 
 
+def test_drawings(tmp_path):
+    """A picture of each kind of card, light and dark, which are not the same."""
+    pytest.importorskip("matplotlib")
+    from generator import drawings
+
+    draw = drawings.into(tmp_path / "pictures")
+    for kind in ("optimizers", "schedules", "activations", "gates", "losses", "initialization"):
+        card = [card for card in CARDS if card.kind == kind][-2]
+        file = draw(card, "torch")
+        light, dark = ((tmp_path / f"{file}-{theme}.png").read_bytes() for theme in ("light", "dark"))
+        assert light.startswith(b"\x89PNG")
+        assert light != dark
+
+
 RULES = [card for card in CARDS if card.kind in ("optimizers", "schedules")]
 
 

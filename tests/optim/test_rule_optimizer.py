@@ -893,3 +893,13 @@ def test_mistakes_in_the_arguments_of_a_rule(rule, says, table):
 def test_a_buffer_that_depends_on_no_key_of_the_group(table):
     with pytest.raises((FormulaError, ValueError), match=r"^Wrong: .*switched"):
         wrong("Wrong", lambda p, g, m, *, lr: (p, m), {"m": Buffer("mean", when="switched")})(table.parameters())
+
+
+def test_classes_made_at_run_time_are_freed():
+    """As Fabric makes one for each optimizer."""
+    cls = type("Made", (optim.Adam,), {})
+    cls([torch.zeros(1)])
+    made = weakref.ref(cls)
+    del cls
+    gc.collect()
+    assert made() is None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from numbers import Real
 from operator import is_, itemgetter
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -432,19 +432,20 @@ def _classes_of_package(cls: type[RuleOptimizer]) -> Iterator[type[RuleOptimizer
             yield from _classes_of_package(subclass)
 
 
+# Reading signatures takes longer than all else that building an optimizer does. Classes are made at run time, too.
+_OPTIONS: WeakKeyDictionary[type, Group] = WeakKeyDictionary()
+
+
 def options_of(cls: type) -> Group:
     """The options of a class with their defaults; a subclass that hides some of them still has them."""
-    return _options_of(cls)
-
-
-@cache  # reading signatures takes longer than all else that building an optimizer does
-def _options_of(cls: type) -> Group:
-    options: Group = {}
-    for base in reversed(cls.__mro__):
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            options |= {p.name: p.default for p in parameters if p.default is not p.empty}
-    return options
+    if cls not in _OPTIONS:
+        options: Group = {}
+        for base in reversed(cls.__mro__):
+            if "__init__" in vars(base):
+                parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+                options |= {p.name: p.default for p in parameters if p.default is not p.empty}
+        _OPTIONS[cls] = options
+    return _OPTIONS[cls]
 
 
 def not_negative(**values: Any) -> None:

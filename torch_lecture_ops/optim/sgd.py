@@ -30,8 +30,8 @@ def larson(p: Any, g: Any, g_before: Any, *, lr: Any, momentum: Any) -> Any:
 
         p = p - (η gₖ + μ gₖ₋₁)
 
-    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there α and
-    β).
+    Source: Larson, Machine Learning in Python, 'Neural Network Optimization and Activation', slide 'Review' (there α
+    and β).
     Difference from torch: it parts at the second step, for μ is not multiplied by η and reaches one gradient back.
     """
     if g_before is None:
