@@ -122,7 +122,7 @@ def test_a_click_sets_the_start(page):
         page.value("race.start"), abs=1e-3
     )
     assert page.value("race.playing") is True
-    page.value("moveTo(0)")
+    page.value("goTo(0)")
     values = {row[1] for row in rows(page)}
     assert len(values) == 1  # all begin at the same height
     assert float(values.pop()) == pytest.approx(page.value("race.surface.value(...race.start)"), rel=1e-3)
@@ -185,7 +185,7 @@ def test_all_by_the_keyboard(page):
 
 def test_divergence_is_shown(page):
     page.value("setRate(racers[0], 0.9)")
-    page.value("moveTo(200)")
+    page.value("goTo(200)")
     assert rows(page)[0][0] == "SGD\nη 0.9 by hand"
     assert rows(page)[0][1] == "not a number"
     assert rows(page)[0][3] == f"diverged at {page.value('racers[0].run.diverged')}"
@@ -198,12 +198,12 @@ def test_divergence_is_shown(page):
 def test_who_leaves_the_picture_is_named(page):
     page.value("begin(chooseSurface('bowl'), false)")
     page.value("setRate(racers[0], 2.1)")
-    page.value("moveTo(100)")
+    page.value("goTo(100)")
     left = page.value("racers[0].run.left")
     assert rows(page)[0][3] == f"left at {left}"
-    page.value("moveTo(200)")
+    page.value("goTo(200)")
     assert f"Left the picture: SGD at step {left}." in text_of(page, "#news")
-    page.value(f"moveTo({left} - 1)")
+    page.value(f"goTo({left} - 1)")
     assert rows(page)[0][3] == f"{left - 1}"
     assert text_of(page, "#news") == ""
 
@@ -227,7 +227,7 @@ def test_no_width_scrolls_sideways(opened, width):
     for name in SURFACES:
         page.value(f"begin(chooseSurface({name!r}), false)")
         page.value("racers.forEach(racer => setRate(racer, 123))")
-        page.value("moveTo(200)")
+        page.value("goTo(200)")
         assert page.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name
         assert page.value("picture.canvas.getBoundingClientRect().right <= innerWidth")
 
@@ -254,13 +254,39 @@ def test_every_control_has_a_name(page):
     assert ("application", text_of(page, "#formula")) in found
 
 
+def test_pausing_and_playing_leaves_one_clock(opened):
+    page = opened()
+    page.value("for (let k = 0; k < 6; k++) play(k % 2 === 1)")
+    counted = """new Promise(done => {
+        const asked = requestAnimationFrame, since = [0, 0];
+        globalThis.requestAnimationFrame = what => { since[0] += what === frame; return asked(what); };
+        const beat = () => ++since[1] < 20 ? asked(beat) : done(since);
+        asked(beat);
+    })"""
+    ours, beats = page.value(counted)
+    assert beats == 20
+    assert 15 <= ours <= 21
+
+
+def test_how_it_ended_is_told_anew(page):
+    page.value("goTo(200)")
+    page.value("document.querySelectorAll('#lines input[type=checkbox]:checked').forEach(one => one.click())")
+    assert text_of(page, "#news") == "The race is over after 200 steps."
+    assert rows(page) == []
+    page.click(*middle(page, "#play"))
+    assert page.value("race.playing") is False  # nobody is there
+    page.value("document.querySelector('#lines input[type=checkbox]').click()")
+    page.value("goTo(200)")
+    assert "Lowest: SGD" in text_of(page, "#news")
+
+
 def test_what_is_announced_is_not_the_table(page):
     live = "[aria-live], [role=status], [role=alert], output"
     live = page.value(f"[...document.querySelectorAll({live!r})].map(one => one.id)")
     assert live == ["news"]
-    page.value("moveTo(3)")
+    page.value("goTo(3)")
     assert text_of(page, "#news") == ""
-    page.value("moveTo(200)")
+    page.value("goTo(200)")
     assert page.value(OVER)
 
 

@@ -58,53 +58,55 @@ function run() {
     participants().filter(racer => !racer.run).forEach(runRacer);
     showTable();
     show();
+    tell();
 }
 
 function begin(start, isPlaying) {
     race.start = start;
     for (const racer of racers) racer.run = null;
     [byId("x").value, byId("y").value] = start.map(one => `${Number(one.toPrecision(4))}`);
-    rewind();
+    race.position = 0;
     run();
     play(isPlaying);
-}
-
-function rewind() {
-    race.position = 0;
-    byId("news").textContent = "";
 }
 
 // ---------------------------------------------------------------- time
 
 let before = null;  // the time of the last frame
+let asked = null;  // for the next one
 
 function play(isPlaying) {
-    const isWaiting = race.playing;
     race.playing = isPlaying && participants().length > 0;
     byId("play").textContent = race.playing ? "Pause" : "Play";
-    if (!race.playing || isWaiting) return;
-    if (race.position >= race.steps) rewind();
+    cancelAnimationFrame(asked);
+    if (!race.playing) return;
+    if (race.position === race.steps) race.position = 0;
+    tell();
     show();
     before = null;
-    requestAnimationFrame(frame);
+    asked = requestAnimationFrame(frame);
 }
 
 function frame(now) {
-    if (!race.playing) return;
     const seconds = before === null ? 0 : Math.min(0.25, (now - before) / 1000);  // a hidden tab has no frames
     before = now;
     const step = shownStep();
     race.position = Math.min(race.steps, race.position + seconds * Number(byId("speed").value));
-    if (race.position === race.steps) return moveTo(race.steps);
+    if (race.position === race.steps) return goTo(race.steps);
     if (shownStep() !== step) show();
-    requestAnimationFrame(frame);
+    asked = requestAnimationFrame(frame);
 }
 
-function moveTo(step) {
+function goTo(step) {
     play(false);
     race.position = Math.min(race.steps, Math.max(0, step));
     show();
     fillTable();
+    tell();
+}
+
+// Reads out how it ended, where it is over.
+function tell() {
     byId("news").textContent = race.position === race.steps ? outcome() : "";
 }
 
@@ -117,11 +119,12 @@ function shownStep() {
 
 function outcome() {
     const best = lowest(race.steps), said = [`The race is over after ${race.steps} steps.`];
-    if (best.length) said.push(`Lowest: ${listed(best.map(one => one.label))}, ${written(valueAt(best[0].run, race.steps))}.`);
+    const say = (what, names, rest = "") => names.length && said.push(`${what}: ${listed(names)}${rest}.`);
+    if (best.length) say("Lowest", best.map(one => one.label), `, ${written(valueAt(best[0].run, race.steps))}`);
     const left = participants().filter(({run}) => run.left !== null && run.diverged === null);
     const diverged = participants().filter(({run}) => run.diverged !== null);
-    if (left.length) said.push(`Left the picture: ${listed(left.map(one => `${one.label} at step ${one.run.left}`))}.`);
-    if (diverged.length) said.push(`Diverged: ${listed(diverged.map(one => `${one.label} at step ${one.run.diverged}`))}.`);
+    say("Left the picture", left.map(one => `${one.label} at step ${one.run.left}`));
+    say("Diverged", diverged.map(one => `${one.label} at step ${one.run.diverged}`));
     return said.join(" ");
 }
 
@@ -224,8 +227,12 @@ function addRacer(racer) {
         showRate(racer);
         run();
     });
+    racer.slider.addEventListener("change", tell);  // not all the way of the slider
     racer.slider.addEventListener("input", () => setRate(racer, Number((10 ** racer.slider.value).toPrecision(2))));
-    racer.back.addEventListener("click", () => setRate(racer, racer.byHand === null ? racer.run.rate : null));
+    racer.back.addEventListener("click", () => {
+        setRate(racer, null);
+        tell();
+    });
     byId("lines").append(racer.line);
     byId("whose").append(element("option", {value: racer.name, textContent: racer.label}));
     showRate(racer);
@@ -236,6 +243,7 @@ function setRate(racer, rate) {
     runRacer(racer);
     show();
     fillTable();
+    byId("news").textContent = "";
 }
 
 function showRate(racer) {
@@ -252,9 +260,9 @@ function showRate(racer) {
 
 function showRule() {
     const least = short(RATES[0]), most = short(RATES.at(-1));
-    byId("rule").textContent = `Each rate η is, of 1, 2, 5 × 10ᵏ from ${least} to ${most}, the one that ends lowest after ` +
-        `${race.steps} steps from this start without leaving the picture (if all leave it, the lowest of all): the same ` +
-        "rule for all. A slider sets a rate by hand; who has one is not compared fairly.";
+    byId("rule").textContent = `Each rate η is, of 1, 2, 5 × 10ᵏ from ${least} to ${most}, the one that ends lowest ` +
+        `after ${race.steps} steps from this start without leaving the picture (if all leave it, the lowest of all): the ` +
+        "same rule for all. A slider sets a rate by hand; who has one is not compared fairly.";
 }
 
 function showProgram() {
@@ -274,8 +282,8 @@ function moveCrosshair(dx, dy) {
     clearTimeout(telling);  // what is passed by is not read out
     telling = setTimeout(() => {
         if (!race.crosshair) return;
-        const [a, b] = race.crosshair.map(written);
-        byId("news").textContent = `Cross-hair at x ${a}, y ${b}, value ${written(race.surface.value(...race.crosshair))}.`;
+        const [x, y, value] = [...race.crosshair, race.surface.value(...race.crosshair)].map(written);
+        byId("news").textContent = `Cross-hair at x ${x}, y ${y}, value ${value}.`;
     }, 300);
 }
 
@@ -297,9 +305,9 @@ function listen() {
     on("surface", "change", () => begin(chooseSurface(byId("surface").value), race.playing));
     on("theme", "change", look);
     on("play", "click", () => play(!race.playing));
-    on("step", "click", () => moveTo(Math.floor(race.position) + 1));
-    on("restart", "click", () => { moveTo(0); play(true); });
-    on("position", "input", () => moveTo(Number(byId("position").value)));
+    on("step", "click", () => goTo(Math.floor(race.position) + 1));
+    on("restart", "click", () => { goTo(0); play(true); });
+    on("position", "input", () => goTo(Number(byId("position").value)));
     on("start", "submit", event => {
         event.preventDefault();
         setSteps(Number(byId("steps").value));

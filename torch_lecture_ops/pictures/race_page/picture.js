@@ -18,7 +18,8 @@ const polygon = (corners, turn, inner = 1) => Array.from({length: corners}, (_, 
     const angle = turn + 2 * Math.PI * k / corners, radius = k % 2 ? inner : 1;
     return [radius * Math.sin(angle), -radius * Math.cos(angle)];
 });
-const plus = [[-1, -3], [1, -3], [1, -1], [3, -1], [3, 1], [1, 1], [1, 3], [-1, 3], [-1, 1], [-3, 1], [-3, -1], [-1, -1]];
+const plus = [[-1, -3], [1, -3], [1, -1], [3, -1], [3, 1], [1, 1],
+              [1, 3], [-1, 3], [-1, 1], [-3, 1], [-3, -1], [-1, -1]];
 const turned = (corners, angle) => corners.map(([x, y]) =>
     [x * Math.cos(angle) - y * Math.sin(angle), x * Math.sin(angle) + y * Math.cos(angle)]);
 const SHAPES = {
@@ -146,7 +147,8 @@ class Picture {
         context.textAlign = "center";
         context.textBaseline = "top";
         for (let x = Math.ceil(left / every) * every; x <= right; x += every)
-            context.fillText(`${x}`.replace("-", "−"), this.place([x, 0])[0], frame.y + frame.height + 0.35 * this.letters);
+            context.fillText(`${x}`.replace("-", "−"), this.place([x, 0])[0],
+                             frame.y + frame.height + 0.35 * this.letters);
         context.textAlign = "right";
         context.textBaseline = "middle";
         for (let y = Math.ceil(bottom / every) * every; y <= top; y += every)

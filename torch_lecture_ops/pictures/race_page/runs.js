@@ -28,7 +28,8 @@ function runOf(surface, points, rate, byRule) {
     const bad = points.findIndex((point, k) => !isFinitePoint(point) || !Number.isFinite(values[k]));
     const outside = points.length - 1 - [...points].reverse().findIndex(point => holds(surface, point));
     const last = points.some(point => holds(surface, point)) ? outside : -1;
-    return {points, values, rate, byRule, diverged: bad < 0 ? null : bad, left: last === points.length - 1 ? null : last + 1};
+    const [diverged, left] = [bad < 0 ? null : bad, last === points.length - 1 ? null : last + 1];
+    return {points, values, rate, byRule, diverged, left};
 }
 
 function descend(surface, racer, start, steps, rate) {
