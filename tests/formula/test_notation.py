@@ -126,6 +126,37 @@ def test_a_word_that_is_used_once_is_no_line():
     assert latex(twice) == (r"\mathrm{step} = x + 1", r"y = \mathrm{step}\, \mathrm{step}")
 
 
+def test_a_word_stays_a_line_where_what_it_was_computed_from_has_changed():
+    def late(p, m, g):
+        step = 2 * m
+        m = m + g
+        return p - step, m
+
+    def chain(p, m, g):
+        step = 2 * m
+        size = step + 1
+        m = m + g
+        return p - size, m
+
+    assert latex(late, ("p", "m")) == (r"\mathrm{step} = 2\, m", "m = m + g", r"p = p - \mathrm{step}")
+    assert latex(chain, ("p", "m"))[-2:] == ("m = m + g", r"p = p - \mathrm{size}")
+
+
+def test_a_value_called_t_is_a_line():
+    def value(x):
+        t = x * x
+        return t + 1
+
+    assert latex(value) == (r"t = x\, x", "y = t + 1")
+
+
+def test_an_argument_that_is_not_used_lends_its_name_to_nothing():
+    for _ in range(100):  # where its place in memory might go to another value
+        assert latex(lambda unused, x: formula.log1p(-formula.log1p(x))) == (
+            r"y = \ln\left(1 - \ln\left(1 + x\right)\right)",
+        )
+
+
 def test_a_value_needed_after_its_name_is_gone():
     def unnamed(v, g):
         v, w = v + g, v

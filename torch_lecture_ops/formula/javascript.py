@@ -13,41 +13,10 @@ from .writer import indented
 
 # Python's names that JavaScript keeps for itself.
 RESERVED = {
-    "arguments",
-    "case",
-    "catch",
-    "const",
-    "debugger",
-    "default",
-    "delete",
-    "do",
-    "enum",
-    "eval",
-    "export",
-    "extends",
-    "false",
-    "function",
-    "implements",
-    "instanceof",
-    "interface",
-    "let",
-    "new",
-    "null",
-    "package",
-    "private",
-    "protected",
-    "public",
-    "static",
-    "super",
-    "switch",
-    "this",
-    "throw",
-    "true",
-    "typeof",
-    "undefined",
-    "var",
-    "void",
-}
+    "arguments", "case", "catch", "const", "debugger", "default", "delete", "do", "enum", "eval", "export", "extends",
+    "false", "function", "implements", "instanceof", "interface", "let", "new", "null", "package", "private",
+    "protected", "public", "static", "super", "switch", "this", "throw", "true", "typeof", "undefined", "var", "void",
+}  # fmt: skip
 
 
 def _call(name: str, operands: int = 1) -> Pattern:

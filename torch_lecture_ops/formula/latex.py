@@ -35,28 +35,9 @@ LETTERS = {
     "epsilon": r"\varepsilon",
 }
 GREEK = {
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "pi",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-}
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi",
+    "rho", "sigma", "tau", "phi", "chi", "psi", "omega",
+}  # fmt: skip
 ACCENTS = {"hat": r"\hat", "avg": r"\bar", "mean": r"\bar"}
 
 
@@ -141,13 +122,13 @@ class LatexNotation(Notation):
         power = f"10^{{{int(exponent)}}}"
         return power if mantissa == "1" else rf"{{{mantissa} \cdot {power}}}"
 
-    def pieces(self, term: Term, names: Mapping[int, str]) -> tuple[str, int]:
-        if id(term) in names or term.is_leaf:
+    def pieces(self, term: Term, names: Mapping[Term, str]) -> tuple[str, int]:
+        if term in names or term.is_leaf:
             return super().pieces(term, names)
         first, *others = term.operands
         if term.operation == "log1p":
             return self.pieces(Term("log", Term("add", Term("number", 1.0), first)), names)
-        if term.operation == "add" and others[0].operation == "neg" and id(others[0]) not in names:
+        if term.operation == "add" and others[0].operation == "neg" and others[0] not in names:
             return self.pieces(Term("sub", first, *others[0].operands), names)
         if term.operation == "mul" and any(map(_is_one, term.operands)):
             return self.pieces(others[0] if _is_one(first) else first, names)
@@ -158,11 +139,11 @@ class LatexNotation(Notation):
         # A product whose second factor begins with a digit would read as a number.
         return re.sub(r"\\, (?=\d|\{\d)", r"\\cdot ", text) if term.operation == "mul" else text, tightness
 
-    def _cases(self, term: Term, names: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    def _cases(self, term: Term, names: Mapping[Term, str]) -> Iterator[tuple[str, str]]:
         """The conditions of a choice and the values under them; a choice between what is left goes on."""
         condition, value, other = term.operands
         yield self.write(condition, names, COMPARISON), self.write(value, names, COMPARISON)
-        if other.operation == "where" and id(other) not in names:
+        if other.operation == "where" and other not in names:
             yield from self._cases(other, names)
         else:
             yield r"\text{else}", self.write(other, names, COMPARISON)
@@ -197,23 +178,39 @@ def written(lines: Sequence[Line], letters: Mapping[str, str] | None = None) -> 
     """Lines of a formula in LaTeX.
 
     A value that is used once and whose name is a word, not a letter, is not on the slide: it becomes a part of the line
-    that uses it. The counting of steps is not on it either where nothing depends on it.
+    that uses it, if what it is computed from still has its name there.
     """
     notation = LatexNotation(letters or {})
-    uses = Counter(line.names[id(term)] for line in lines for term in _taken(line))
+    uses = Counter(line.names[term] for line in lines for term in taken(line))
     inlined = {line.name for line in lines if notation.is_word(line.name) and uses[line.name] == 1}
-    kept = [line for line in lines if line.name not in inlined and (line.name != "t" or uses["t"] > 1)]
+    once_named = {term for line in lines for term in line.names}
+    for line in lines:
+        if any(term in once_named for term in _leaves(line, inlined)):
+            inlined -= {line.names[term] for term in taken(line)}
     return Latex(
         f"{notation.name(line.name)[0]} = {notation.value(line._replace(names=_without(line.names, inlined)))}"
-        for line in kept
+        for line in lines
+        if line.name not in inlined
     )
 
 
-def _taken(line: Line) -> list[Term]:
-    return [line.value] if id(line.value) in line.names else occurring(line.value, line.names)
+def taken(line: Line) -> list[Term]:
+    """The terms that stand in a line by their names."""
+    return [line.value] if line.value in line.names else occurring(line.value, line.names)
 
 
-def _without(names: Mapping[int, str], some: Collection[str]) -> dict[int, str]:
+def _leaves(line: Line, inlined: Collection[str]) -> Iterator[Term]:
+    """The leaves that a line would have without a name, if these names became parts of it."""
+    names, stack = _without(line.names, inlined), [] if line.value in line.names else [line.value]
+    while stack:
+        term = stack.pop()
+        if term not in names and term.is_leaf:
+            yield term
+        elif term not in names or term is line.value:
+            stack.extend(term.operands)
+
+
+def _without(names: Mapping[Term, str], some: Collection[str]) -> dict[Term, str]:
     return {term: name for term, name in names.items() if name not in some}
 
 

@@ -7,7 +7,7 @@ function returns has its name, what has none is a part of the line that it occur
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import CodeType
@@ -71,7 +71,7 @@ class Line(NamedTuple):
 
     name: str
     value: Term
-    names: Mapping[int, str]  # id(term) -> what the term is called when this line is computed
+    names: Mapping[Term, str]  # what terms are called when this line is computed
 
 
 def lines(function: Callable[..., Any], arguments: Mapping[str, Any], results: Sequence[str]) -> list[Line]:
@@ -114,68 +114,68 @@ def in_order(
     """
     wanted = [(name, _term(value)) for name, value in zip(results, values, strict=True) if value is not None]
     found = [(name, value) for name, value in variables.items() if isinstance(value, Term)]
-    named: dict[int, str] = {}
+    named: dict[Term, str] = {}
     steps: list[tuple[str, Term]] = []
     # Of several names of a value that of an argument counts first, then that of a result.
     for name, term in sorted((*wanted, *found), key=lambda pair: (pair[0] not in arguments, pair[0] not in results)):
-        if not term.is_leaf and id(term) not in named:
-            named[id(term)] = name
+        if not term.is_leaf and term not in named:
+            named[term] = name
             steps.append((name, term))
     needed = _reached(term for _, term in wanted)
-    steps = sorted((step for step in steps if id(step[1]) in needed), key=lambda step: step[1].order)
-    steps += [(name, term) for name, term in wanted if named.get(id(term)) != name and arguments.get(name) is not term]
+    steps = sorted((step for step in steps if step[1] in needed), key=lambda step: step[1].order)
+    steps += [(name, term) for name, term in wanted if named.get(term) != name and arguments.get(name) is not term]
     return _with_names(steps, named, variables, arguments)
 
 
-def _reached(terms: Any) -> set[int]:
-    reached: set[int] = set()
+def _reached(terms: Iterable[Term]) -> set[Term]:
+    reached: set[Term] = set()
     stack = list(terms)
     while stack:
         term = stack.pop()
-        if id(term) not in reached:
-            reached.add(id(term))
+        if term not in reached:
+            reached.add(term)
             if not term.is_leaf:
                 stack.extend(term.operands)
     return reached
 
 
 def _with_names(
-    steps: list[tuple[str, Term]], named: dict[int, str], variables: Mapping[str, Any], arguments: Mapping[str, Any]
+    steps: list[tuple[str, Term]], named: dict[Term, str], variables: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> list[Line]:
     holder = {name: term for name, term in arguments.items() if isinstance(term, Term)}
-    names = {id(term): name for name, term in holder.items()}
+    names = {term: name for name, term in holder.items()}
     done: list[Line] = []
     for number, (name, term) in enumerate(steps):
         old = holder.get(name)
-        if old is not None and id(old) in _reads(steps[number + 1 :], {**named, **names}):
+        if old is not None and old in _reads(steps[number + 1 :], {**named, **names}):
             kept = next((n for n, v in variables.items() if v is old and n not in holder), f"{name}_before")
             done.append(Line(kept, old, dict(names)))
-            holder[kept], names[id(old)] = old, kept
+            holder[kept], names[old] = old, kept
         seen = dict(names)
-        if old is not None and names[id(old)] == name:
-            del names[id(old)]
+        if old is not None and names[old] == name:
+            del names[old]
         done.append(Line(name, term, seen))
         holder[name] = term
-        names.setdefault(id(term), name)
+        names.setdefault(term, name)
     return done
 
 
-def _reads(steps: Sequence[tuple[str, Term]], names: Mapping[int, str]) -> set[int]:
+def _reads(steps: Sequence[tuple[str, Term]], names: Mapping[Term, str]) -> set[Term]:
     """The terms that these steps take by their names."""
-    read: set[int] = set()
+    read: set[Term] = set()
     for name, value in steps:
-        is_copy = value.is_leaf or names.get(id(value), name) != name
-        read.update(map(id, [value] if is_copy else occurring(value, names)))
+        is_copy = value.is_leaf or names.get(value, name) != name
+        read.update([value] if is_copy else occurring(value, names))
     return read
 
 
-def occurring(value: Term, names: Mapping[int, str]) -> list[Term]:
+def occurring(value: Term, names: Mapping[Term, str]) -> list[Term]:
     """The terms that stand by their names in what a value is computed from, as often as they do."""
     found: list[Term] = []
     stack = [] if value.is_leaf else list(value.operands)
     while stack:
         term = stack.pop()
-        if id(term) in names:
+        if term in names:
             found.append(term)
         elif not term.is_leaf:
             stack.extend(term.operands)

@@ -42,16 +42,16 @@ class Notation:
         """The right side of a line."""
         return self.write(line.value, line.names, COMPARISON)
 
-    def write(self, term: Term, names: Mapping[int, str], tightness: int) -> str:
+    def write(self, term: Term, names: Mapping[Term, str], tightness: int) -> str:
         """A term, in parentheses if its place asks for a tightness that it does not have."""
         text, own = self.pieces(term, names)
         left, right = self.parentheses
         return text if own >= tightness else f"{left}{text}{right}"
 
-    def pieces(self, term: Term, names: Mapping[int, str]) -> tuple[str, int]:
+    def pieces(self, term: Term, names: Mapping[Term, str]) -> tuple[str, int]:
         """A term, and how tight it is."""
-        if id(term) in names:
-            return self.name(names[id(term)])
+        if term in names:
+            return self.name(names[term])
         if term.operation == "name":
             return self.name(term.operands[0])
         if term.operation == "number":

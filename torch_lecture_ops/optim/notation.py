@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..formula import Formula
 from ..formula.javascript import JavaScript, function_of, identifier, literal, statements
-from ..formula.latex import Latex, terms, written
+from ..formula.latex import Latex, taken, terms, written
 from ..formula.lines import Line, Term, in_order, lines, watched
 from ..formula.writer import indented
 from .rule import STEP, Buffer, Group, Rule, hypers
@@ -45,22 +45,28 @@ def step_of(rule: Rule, group: Group, letters: Mapping[Buffer, str], first: bool
 def latex(rule: Rule, group: Group, letters: Mapping[Buffer, str]) -> Latex:
     """The lines of a step; before them, where the first step is another, what is so only there."""
     step = step_of(rule, group, letters)
-    always = written(step.lines)
+    always = written(_without_count(step.lines))
     if not rule.asks_first:
         return always
     first = step_of(rule, group, letters, first=True)
     differs = {name for name in step.state if not _alike(step.results[name], first.results[name], {})}
-    values = {id(step.results[name]): first.results[name] for name in differs}
+    values = {step.results[name]: first.results[name] for name in differs}
     if not _alike(step.results["p"], first.results["p"], values):
         differs.add("p")
     at_first = written([line for line in first.lines if line.name in differs or line.name not in first.results])
     return Latex((*(rf"{line} \quad \text{{at first}}" for line in at_first if line not in always), *always))
 
 
-def _alike(term: Term, other: Term, values: Mapping[int, Term]) -> bool:
+def _without_count(lines: list[Line]) -> list[Line]:
+    """The lines without the counting of steps, if nothing depends on it."""
+    others = [line for line in lines if line.name != "t"]
+    return lines if any("t" in map(line.names.get, taken(line)) for line in others) else others
+
+
+def _alike(term: Term, other: Term, values: Mapping[Term, Term]) -> bool:
     """Whether two values are computed alike, if certain terms of the first (by id) stand for terms of the second."""
-    if id(term) in values:
-        return values[id(term)] is other
+    if term in values:
+        return values[term] is other
     if term.operation != other.operation or len(term.operands) != len(other.operands):
         return False
     if term.is_leaf:
