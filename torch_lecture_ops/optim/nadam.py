@@ -45,7 +45,8 @@ class NAdam(RuleOptimizer):
     Adaptive Strategies', names it; the formula there is the simple form, see its function.
 
     Like `torch.optim.NAdam`, checkpoints included; Π, "mu_product" in the state, keeps its dtype when it is loaded
-    (torch rounds it to that of the parameter).
+    (torch rounds it to that of the parameter). As in torch it has the default dtype: steps of float64 parameters are
+    exact to 1e-8 only, unless that is float64, too.
 
     Arguments:
         params: parameters or groups of them.
