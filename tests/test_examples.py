@@ -102,13 +102,9 @@ def test_monitors_of_the_guide_draw(run, tmp_path):
 
 
 GALLERY = sorted((ROOT / "docs" / "gallery").glob("plot_*.py"))
-SLOW = {"plot_8_race_on_mnist"}  # takes more than a few seconds
 
 
-EXAMPLES = [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in GALLERY]
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", GALLERY, ids=[path.stem for path in GALLERY])
 def test_the_gallery_runs(example, run, capsys):
     """Each example draws, and prints what its text speaks of."""
     figure = pytest.importorskip("matplotlib.figure").Figure
