@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .latex import terms
-from .lines import Line, lines
-from .notation import ATOM, COMPARISON, COMPARISONS, NEGATIVE, POWER, PRODUCT, SUM, Notation, Pattern
-from .writer import indented
+from .lines import Line, in_order, run, terms
+from .notation import ATOM, COMPARISON, NEGATIVE, POWER, PRODUCT, SUM, Notation, Pattern
+from .trace import COMPARISONS
+from .writer import OPERATORS, indented
 
 # Python's names that JavaScript keeps for itself.
 RESERVED = {
@@ -44,8 +44,9 @@ class JavaScript(Notation):
     }
     patterns |= {name: _call(name) for name in ("sqrt", "exp", "expm1", "log1p", "tanh", "abs")}
     patterns |= {
-        operation: Pattern(f"{{0}} {sign}{'=' * (sign in ('==', '!='))} {{1}}", COMPARISON, (SUM, SUM))
-        for operation, sign in COMPARISONS.items()
+        operation: Pattern(f"{{0}} {sign} {{1}}", COMPARISON, (SUM, SUM))
+        for operation, sign in {**OPERATORS, "eq": "===", "ne": "!=="}.items()
+        if operation in COMPARISONS
     }
 
     def name(self, name: str) -> tuple[str, int]:
@@ -105,16 +106,11 @@ def javascript(function: Callable[..., Any], name: str | None = None) -> str:
     if numbers := [identifier(p.name) for p in parameters if p.kind is p.KEYWORD_ONLY]:
         arguments.append(f"{{{', '.join(numbers)}}}")
     known = terms(function)
-    results = [f"result{number}" for number in range(1, 1 + _count(function, known))]
-    results = ["result"] if len(results) == 1 else results
-    body = statements(lines(function, known, results), known)
+    values, variables = run(function, known)
+    results = [f"result{number}" for number in range(1, 1 + len(values))] if len(values) > 1 else ["result"]
+    body = statements(in_order(values, variables, known, results), known)
     returned = results[0] if len(results) == 1 else f"[{', '.join(results)}]"
     return function_of(name or function.__name__, arguments, body, returned)
-
-
-def _count(function: Callable[..., Any], arguments: dict[str, Any]) -> int:
-    results = function(**arguments)
-    return len(results) if isinstance(results, tuple) else 1
 
 
 def function_of(name: str, arguments: Iterable[str], body: Iterable[str], returned: str) -> str:

@@ -7,14 +7,13 @@ y = \frac{x}{1 + \mathrm{e}^{-x}}
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from .lines import Line, Term, lines, occurring
+from .lines import Line, Term, lines, occurring, terms
 from .notation import ATOM, COMPARISON, NEGATIVE, POWER, PRODUCT, SUM, Notation, Pattern
 
 # Names of arguments, and of values on the way, whose letter in the notes is another. All others follow from the name.
@@ -232,8 +231,3 @@ def latex(
         FormulaError: the function computes with what a formula does not have.
     """
     return written(lines(function, terms(function) | flags, results), letters)
-
-
-def terms(function: Callable[..., Any]) -> dict[str, Any]:
-    """A term for each argument of a function, by its name."""
-    return {name: Term("name", name) for name in inspect.signature(function).parameters}

@@ -6,6 +6,7 @@ function returns has its name, what has none is a part of the line that it occur
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,11 @@ class Attributes:
         return term
 
 
+def terms(function: Callable[..., Any]) -> dict[str, Any]:
+    """A term for each argument of a function, by its name."""
+    return {name: Term("name", name) for name in inspect.signature(function).parameters}
+
+
 class Line(NamedTuple):
     """name = value. A term in the value that an earlier line defines, or that is an argument, stands in it by name."""
 
@@ -76,8 +82,14 @@ class Line(NamedTuple):
 
 def lines(function: Callable[..., Any], arguments: Mapping[str, Any], results: Sequence[str]) -> list[Line]:
     """The lines of `function`, called with `arguments` by name, whose results are to be called `results`."""
+    values, variables = run(function, arguments)
+    return in_order(values, variables, arguments, results)
+
+
+def run(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The results of a formula, and what its variables held when it returned."""
     values, variables = watched(getattr(function, "__code__", None), lambda: function(**arguments))
-    return in_order(values if isinstance(values, tuple) else (values,), variables, arguments, results)
+    return values if isinstance(values, tuple) else (values,), variables
 
 
 def watched(code: CodeType | None, call: Callable[[], T]) -> tuple[T, dict[str, Any]]:

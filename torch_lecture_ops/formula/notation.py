@@ -20,9 +20,6 @@ class Pattern(NamedTuple):
     operands: tuple[int, ...]
 
 
-COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-
-
 class Notation:
     """Writes terms. A subclass has a pattern for each operation, and says how names and numbers look."""
 

@@ -13,9 +13,9 @@ from .trace import COMPARISONS, LEAVES, REDUCTIONS, Node, Program
 
 Templates = dict[str, str]
 
-_OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_OPERATORS |= {"eq": "==", "ne": "!="}
-TEMPLATES: Templates = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in _OPERATORS.items()}
+OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+OPERATORS |= {"eq": "==", "ne": "!="}
+TEMPLATES: Templates = {operation: f"{{0}} {symbol} {{1}}" for operation, symbol in OPERATORS.items()}
 VOCABULARY = ("exp", "expm1", "log", "log1p", "softplus", "tanh")
 
 # Powers of elements to these are products, within a rounding for each factor: x^5 is (x x) (x x) x. (The others are the

@@ -368,14 +368,15 @@ def latex(scheme: Scheme, activation: Activation = "tanh", mode: Mode | None = N
     b = \sqrt{3}\, \sigma
     w \sim U\left[-b, b\right]
     """
-    check_choice("latex", "scheme", scheme, get_args(Scheme)[1:])
-    mode = mode or ("forward" if scheme.startswith("he") else "average")
+    check_choice("latex", "scheme", scheme, tuple(SCHEMES))
+    default, uniform = SCHEMES[scheme]
+    mode = default if mode is None else mode
     check_choice("latex", "mode", mode, get_args(Mode))
     family = FAMILIES.get(activation) if isinstance(activation, str) else None
     factor = _leaky if family is not None and family.gain is _leaky else lambda: Term("number", gain(activation))
     lines = formula.latex(factor, ("gain",))
     lines += formula.latex(lambda gain, n_in, n_out: _deviation(gain, n_in, n_out, mode), ("sigma",))
-    if scheme.endswith("normal"):
+    if not uniform:
         return formula.Latex((*lines, r"w \sim N\left(0, \sigma^{2}\right)"))
     return formula.Latex((*lines, *formula.latex(_bound, ("b",)), r"w \sim U\left[-b, b\right]"))
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ..formula import Formula
 from ..formula.javascript import JavaScript, function_of, identifier, literal, statements
-from ..formula.latex import Latex, taken, terms, written
-from ..formula.lines import Line, Term, in_order, lines, watched
+from ..formula.latex import Latex, taken, written
+from ..formula.lines import Line, Term, in_order, lines, terms, watched
 from ..formula.writer import indented
 from .rule import STEP, Buffer, Group, Rule, hypers
 
@@ -64,7 +64,7 @@ def _without_count(lines: list[Line]) -> list[Line]:
 
 
 def _alike(term: Term, other: Term, values: Mapping[Term, Term]) -> bool:
-    """Whether two values are computed alike, if certain terms of the first (by id) stand for terms of the second."""
+    """Whether two values are computed alike, if certain terms of the first stand for terms of the second."""
     if term in values:
         return values[term] is other
     if term.operation != other.operation or len(term.operands) != len(other.operands):
